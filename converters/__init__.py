@@ -1,0 +1,1 @@
+"""Prepared module -> files for each engine: export, quantization, verification, bundle writer."""

@@ -1,0 +1,385 @@
+"""One prepared module -> a verified bundle: export each variant, verify it, write, publish.
+
+Data flows one way: PreparedModel -> files in a staging folder -> engines of the runtime ->
+parity -> manifest -> the bundle. Any failure leaves nothing behind.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeformer.converters.bundle_writer import (
+    file_records,
+    publish,
+    refuse_overwrite,
+    staging,
+    write_manifest,
+)
+from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.verification import Reference, reference_answers, verify
+from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.errors import DataError, EngineError, ToleranceError, UsageError
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.bundle import Bundle, open_bundle
+from edgeformer.runtime.engine import ENGINES, Engine, missing_engine, open_engine
+from edgeformer.runtime.golden import GoldenCase, dump_golden
+from edgeformer.runtime.manifest import Manifest, Variant
+from edgeformer.runtime.text import encode_texts
+from edgeformer.runtime.threads import available_threads
+from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
+
+TOKENIZER = "tokenizer/tokenizer.json"
+GOLDEN = "golden.json"
+MAX_UNKNOWN_SHARE = 0.2
+_GOLDEN_CASES = 4
+
+# engine -> (module, function) that exports for it
+_EXPORTERS = {
+    "onnx": ("edgeformer.converters.onnx_export", "export_onnx"),
+    "tflite": ("edgeformer.converters.tflite_export", "export_tflite"),
+    "numpy": ("edgeformer.converters.numpy_export", "export_numpy"),
+}
+_TOOLS = tuple(
+    "edgeformer torch transformers onnx onnxscript onnxruntime"
+    " litert-torch ai-edge-quantizer ai-edge-litert numpy".split()
+)
+
+Text = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the conversion; ``seconds`` is None when it starts."""
+
+    name: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """What to make and where.
+
+    Attributes:
+        profile: the device.
+        output: path of the bundle.
+        engines: which engines to convert for, in order of preference.
+        precisions: of every engine; empty takes the profile's of each.
+        texts: (text, pair) to verify on; empty for a plain module.
+        golden: (text, pair) of the self-test stored in the bundle.
+        recipe: name of the compression recipe that made the model, if any.
+        zip_file: one file instead of a folder.
+        force: overwrite, and write even if a tolerance is missed.
+    """
+
+    profile: DeviceProfile
+    output: Path
+    engines: tuple[str, ...]
+    precisions: tuple[str, ...] = ()
+    texts: tuple[Text, ...] = ()
+    golden: tuple[Text, ...] = ()
+    recipe: str = ""
+    zip_file: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What was made: its path, its manifest, seconds by stage, and the peak memory in MB (1e6
+    bytes) of the converting process and of its largest child."""
+
+    path: Path
+    manifest: Manifest
+    stages: tuple[Stage, ...]
+    peak_rss_mb: float
+    notices: tuple[str, ...] = ()
+
+
+class Stages:
+    """Times the stages of a conversion and tells ``progress`` of each start and end."""
+
+    def __init__(self, progress: Callable[[Stage], None] | None = None) -> None:
+        self._progress = progress
+        self.done: list[Stage] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Any:
+        """Time what runs inside."""
+        start = time.perf_counter()
+        if self._progress:
+            self._progress(Stage(name))
+        yield
+        finished = Stage(name, time.perf_counter() - start)
+        self.done.append(finished)
+        if self._progress:
+            self._progress(finished)
+
+
+def check_settings(settings: ConversionSettings) -> None:
+    """Find what cannot work before minutes are spent on it.
+
+    Raises:
+        UsageError: the output exists, or an engine or precision is unknown.
+        EngineError: a converter or the engine that verifies it is not installed.
+    """
+    refuse_overwrite(settings.output, settings.force)
+    if not settings.engines:
+        raise UsageError("no engine to convert for", hint=f"--engines {','.join(ENGINES)}")
+    for engine in settings.engines:
+        missing = missing_engine(engine)
+        if missing:
+            rest = ",".join(e for e in settings.engines if e != engine)
+            raise EngineError(
+                f"{missing.message}; it is needed to verify its files",
+                hint=missing.hint + (f", or leave it out: --engines {rest}" if rest else ""),
+            )
+        for precision in _precisions(settings, engine):
+            allowed = ("fp32", "int8", "fp16") if engine == "onnx" else ("fp32", "int8")
+            if precision not in allowed:
+                raise UsageError(
+                    f"{engine} has no precision {precision!r}",
+                    hint=f"choose of: {', '.join(allowed)}, or leave the engine out",
+                )
+
+
+def _precisions(settings: ConversionSettings, engine: str) -> tuple[str, ...]:
+    return settings.precisions or (getattr(settings.profile.quantization, engine),)
+
+
+def convert_prepared(
+    prepared: PreparedModel, settings: ConversionSettings, stages: Stages
+) -> ConversionReport:
+    """Export, verify and write.
+
+    Raises:
+        ModelError: an engine's converter cannot take the module.
+        DataError: the texts do not fit the tokenizer.
+        ToleranceError: a variant's answers differ too much, and ``force`` is not set.
+        EdgeFormerError: no disk space.
+    """
+    check_settings(settings)
+    tokenizer = load_tokenizer(prepared.tokenizer_json) if prepared.tokenizer_json else None
+    with stages.stage("reference answers"):
+        reference = _reference(prepared, tokenizer, settings.texts)
+        golden = _golden_cases(prepared, tokenizer, settings.golden)
+    with staging(settings.output) as folder:
+        variants = _export_all(prepared, settings, folder, stages)
+        if prepared.tokenizer_json:
+            (folder / TOKENIZER).parent.mkdir()
+            (folder / TOKENIZER).write_bytes(prepared.tokenizer_json)
+        (folder / GOLDEN).write_bytes(dump_golden(golden))
+        manifest = _manifest(prepared, settings, variants, folder)
+        write_manifest(folder, manifest)
+        verified = _verify_all(folder, manifest, reference, stages)
+        failed = [v for v in verified if v.parity and not v.parity.passed]
+        manifest = replace(manifest, variants=verified, forced=bool(failed))
+        if failed and not settings.force:
+            raise ToleranceError(_failure_text(failed), hint=_failure_hint(failed))
+        with stages.stage("write bundle"):
+            (folder / "README.md").write_text(_readme(manifest), encoding="utf-8")
+            manifest = replace(manifest, files=file_records(folder))
+            write_manifest(folder, manifest)
+            publish(folder, settings.output, settings.zip_file)
+    notices = _notices(manifest)
+    return ConversionReport(settings.output, manifest, tuple(stages.done), _peak_rss_mb(), notices)
+
+
+def _reference(
+    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
+) -> Reference:
+    if tokenizer is None:
+        return reference_answers(prepared, None)
+    batch = _tokenized(prepared, tokenizer, texts)
+    unknown = float(np.mean(batch.ids == tokenizer.unk_id)) if tokenizer.unk_id is not None else 0.0
+    if unknown > MAX_UNKNOWN_SHARE:
+        raise DataError(
+            f"{unknown:.0%} of the verification texts' tokens are unknown to this vocabulary:"
+            " they prove nothing about it",
+            hint="pass texts of the model's own kind with --calibration FILE",
+        )
+    return reference_answers(prepared, batch)
+
+
+def _tokenized(prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Text]) -> RaggedBatch:
+    firsts = [text for text, _ in texts]
+    seconds = [pair or "" for _, pair in texts] if any(pair for _, pair in texts) else None
+    longest = prepared.card.max_length
+    return encode_texts(tokenizer, firsts, seconds, longest, "truncate").batch
+
+
+def _golden_cases(
+    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
+) -> list[GoldenCase]:
+    """Shortest first, since loading runs the first one."""
+    batch = _tokenized(prepared, tokenizer, texts[:_GOLDEN_CASES]) if tokenizer else None
+    reference = reference_answers(prepared, batch)
+    cases = []
+    for i, (inputs, outputs) in enumerate(zip(reference.inputs, reference.outputs, strict=True)):
+        text = "" if batch is None or texts[i][1] else texts[i][0]
+        kept = {k: v for k, v in inputs.items() if batch is None or k in _STORED}
+        cases.append(
+            GoldenCase(
+                text,
+                {k: v.tolist() for k, v in kept.items()},
+                {k: json.loads(json.dumps(v.tolist())) for k, v in outputs.items()},
+            )
+        )
+    return sorted(cases, key=lambda case: len(str(case.inputs)))
+
+
+_STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
+
+
+def _export_all(
+    prepared: PreparedModel, settings: ConversionSettings, folder: Path, stages: Stages
+) -> tuple[Variant, ...]:
+    variants: list[Variant] = []
+    for engine in settings.engines:
+        precisions = _precisions(settings, engine)
+        with stages.stage(f"convert to {engine} ({', '.join(precisions)})"):
+            module, function = _EXPORTERS[engine]
+            export = getattr(importlib.import_module(module), function)
+            variants += export(prepared, precisions, settings.profile, folder)
+    return tuple(variants)
+
+
+def _manifest(
+    prepared: PreparedModel,
+    settings: ConversionSettings,
+    variants: tuple[Variant, ...],
+    folder: Path,
+) -> Manifest:
+    return Manifest(
+        model=prepared.card,
+        profile=json.loads(json.dumps(asdict(settings.profile))),
+        engines=settings.engines,
+        threads=settings.profile.runtime.threads,
+        tokenizer=TOKENIZER if prepared.tokenizer_json else "",
+        golden=GOLDEN,
+        variants=variants,
+        files=file_records(folder),
+        tools=_tool_versions(),
+        recipe=settings.recipe,
+    )
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _verify_all(
+    folder: Path, manifest: Manifest, reference: Reference, stages: Stages
+) -> tuple[Variant, ...]:
+    verified = []
+    with open_bundle(folder) as bundle:
+        for variant in manifest.variants:
+            with stages.stage(f"verify {variant.id}"):
+                engine = _open_to_verify(bundle, variant, available_threads(manifest.threads))
+                try:
+                    tolerance = _tolerance(manifest)
+                    has_classes = bool(manifest.model.labels)
+                    parity = verify(engine, variant, reference, tolerance, has_classes)
+                finally:
+                    engine.close()
+                verified.append(replace(variant, parity=parity))
+    return tuple(verified)
+
+
+def _tolerance(manifest: Manifest) -> Any:
+    from edgeformer.device_profiles.profile import Tolerance
+
+    return Tolerance(**manifest.profile["tolerance"])
+
+
+def _open_to_verify(bundle: Bundle, variant: Variant, threads: int) -> Engine:
+    """A variant for another provider (a GPU this host may lack) is verified on the CPU's."""
+    return open_engine(bundle, replace(variant, provider=""), threads)
+
+
+def _failure_text(failed: Sequence[Variant]) -> str:
+    lines = ["the converted answers differ too much from the model's; no bundle was written"]
+    for variant in failed:
+        assert variant.parity is not None
+        lines += [f"  {variant.id}: {sentence}" for sentence in variant.parity.failures]
+    return "\n".join(lines)
+
+
+def _failure_hint(failed: Sequence[Variant]) -> str:
+    if any(v.precision != "fp32" for v in failed):
+        return "try --precision fp32, or texts of the model's own kind with --calibration FILE"
+    return "leave the engine out with --engines, or look at it with --force (the bundle says so)"
+
+
+def _notices(manifest: Manifest) -> tuple[str, ...]:
+    budget = manifest.profile["memory"]["budget_mb"] * 1e6
+    notices = []
+    for variant in manifest.variants:
+        names = {program.file for program in variant.programs.values()}
+        size = sum(manifest.files[name].size for name in names)
+        if size > budget:
+            notices.append(
+                f"{variant.id} has {size / 1e6:.0f} MB, more than the profile's memory budget"
+            )
+    if manifest.forced:
+        notices.append("a tolerance was missed: the manifest is marked 'forced'")
+    return tuple(notices)
+
+
+def _readme(manifest: Manifest) -> str:
+    """The page that travels inside the bundle."""
+    card = manifest.model
+    call = {
+        "embedding": 'model.embed("a sentence")',
+        "classification": 'model.classify("a sentence")',
+        "token-classification": 'model.tag("a sentence")',
+    }.get(card.task, "model.run(...)  # names: model.variant.programs['main'].inputs")
+    rows = "\n".join(
+        f"| {v.id} | {v.layout} | {v.parity.min_cosine:.5f} | {v.parity.max_abs:.2e} |"
+        for v in manifest.variants
+        if v.parity
+    )
+    return f"""# {card.name}
+
+An EdgeFormer bundle: {card.task}, converted for `{manifest.profile["name"]}`.
+
+```console
+$ pip install edgeformer          # numpy and click; engines: edgeformer[tflite], edgeformer[onnx]
+$ edgeformer inspect THIS_FOLDER --verify
+```
+```python
+from edgeformer.runtime import load
+model = load("THIS_FOLDER")
+{call}
+```
+
+| variant | layout | lowest cosine | max abs |
+|---|---|---|---|
+{rows}
+
+Measured against the PyTorch model when it was converted, on {_texts(manifest)} inputs.
+"""
+
+
+def _texts(manifest: Manifest) -> int:
+    return max((v.parity.texts for v in manifest.variants if v.parity), default=0)
+
+
+def _peak_rss_mb() -> float:
+    """Peak resident set of this process or its largest child, in MB."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(w).ru_maxrss for w in who) * 1024 / 1e6

@@ -1,0 +1,42 @@
+"""The one thing every converter takes: a module whose inputs and outputs are plain tensors.
+
+Whoever makes a PreparedModel (a checkpoint loader, or the user's own nn.Module) has already put
+the head, the pooling and the additive mask (0 for tokens, -10000 for padding) inside ``module``.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from edgeformer.runtime.manifest import ModelCard, Port
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A module that is ready to be exported.
+
+    Attributes:
+        module: in eval mode; ``module(**inputs)`` with the tensors of ``examples`` returns a dict
+            of tensors, one for each of ``outputs``.
+        inputs: ports of the module. Token models have ``input_ids``, ``attention_mask`` (default
+            ones), where the model uses them ``token_type_ids`` (default zeros) and
+            ``position_ids`` (default positions+K), each int64 (batch, sequence).
+        outputs: ports of the result: ``embedding`` (batch, hidden), ``logits`` (batch, classes)
+            or (batch, sequence, classes), or a plain module's own names.
+        examples: one or more sets of inputs; the first is what exporting traces.
+        card: what the model is.
+        tokenizer_json: contents of tokenizer.json, truncation and padding removed; None if none.
+    """
+
+    module: torch.nn.Module
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    examples: tuple[dict[str, torch.Tensor], ...]
+    card: ModelCard
+    tokenizer_json: bytes | None = None
+    source: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paddable(self) -> bool:
+        """True if an ``attention_mask`` input lets shorter inputs be padded."""
+        return any(port.name == "attention_mask" for port in self.inputs)

@@ -1,0 +1,1 @@
+"""Device profiles: one TOML per device and the dataclass that reads it."""

@@ -1,0 +1,1 @@
+"""EdgeFormer: transformer encoders on small machines."""

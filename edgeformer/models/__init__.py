@@ -1,0 +1,1 @@
+"""ONE configurable PyTorch encoder, and the name tables that load checkpoints into it."""

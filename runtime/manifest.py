@@ -1,0 +1,298 @@
+"""What a bundle says of itself: frozen dataclasses, and the JSON they round-trip through.
+
+    manifest == parse_manifest(dump_manifest(manifest))     # for every valid manifest
+
+``digest`` is the SHA-256 of the canonical JSON (sorted keys, no spaces) of everything else, so a
+changed byte anywhere in the manifest is found before the manifest is believed. Nothing here
+touches the disk. docs/bundle.md describes every field for other readers of the format.
+"""
+
+import hashlib
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from edgeformer.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """One named input or output of a program.
+
+    Attributes:
+        name: argument name, for example ``input_ids``.
+        dtype: numpy name of the type: ``int64``, ``int32``, ``float32``, ...
+        shape: sizes; a string is a symbolic dimension (``batch``, ``sequence``).
+        default: how an absent input is made: ``ones``, ``zeros``, ``positions+K`` (0, 1, 2, ...
+            along the last axis, plus K) or None for a required input.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """One entry of a model file.
+
+    Attributes:
+        file: path inside the bundle.
+        entry: what the file calls it; ``{length}`` stands for the bucket where there are buckets.
+        buckets: sequence lengths the program exists for, ascending; empty if any length runs.
+        inputs: ports in call order.
+        outputs: ports in result order. A ``sequence`` dimension marks one row per token.
+    """
+
+    file: str
+    entry: str
+    buckets: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near a variant's answers are to the PyTorch model's, measured with this runtime.
+
+    Attributes:
+        texts: number of texts (or example inputs) compared.
+        max_abs: largest absolute difference.
+        max_ref: largest absolute value of the reference.
+        min_cosine, mean_cosine: over texts for embeddings and plain outputs, over classes for
+            logits (docs/verification.md says why).
+        top1: share of equal arg-max answers, None where the output has no classes.
+        batch_cosine: lowest cosine of an answer alone against the same text in a mixed batch, None
+            where the program takes no batch.
+        passed: True if every figure is within the profile's tolerance.
+        failures: one sentence for each figure that is not.
+    """
+
+    texts: int
+    max_abs: float
+    max_ref: float
+    min_cosine: float
+    mean_cosine: float
+    top1: float | None
+    batch_cosine: float | None
+    passed: bool
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model file for one engine at one precision.
+
+    Attributes:
+        id: ``ENGINE-PRECISION``, also the folder of its files.
+        engine: ``onnx``, ``tflite`` or ``numpy``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        layout: ``packed`` (rows of all texts one after the other, no padding), ``dense`` (any
+            padded shape) or ``buckets`` (fixed lengths).
+        note: why this layout, or another fact a user should know.
+        provider: execution provider the engine must have, empty for its CPU one.
+        programs: entries by name; ``main`` always exists.
+        parity: the verification's figures.
+    """
+
+    id: str
+    engine: str
+    precision: str
+    layout: str
+    note: str
+    provider: str
+    programs: dict[str, Program]
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the model is and what its answers mean.
+
+    Attributes:
+        name: folder or class it was made from.
+        family: ``bert``, another Hugging Face ``model_type``, or ``module``.
+        task: ``embedding``, ``classification``, ``token-classification`` or ``module`` (a plain
+            nn.Module: only ``run``).
+        labels: class names in order of the logits; empty for other tasks.
+        problem_type: ``single_label``, ``multi_label`` or ``regression`` for classifiers.
+        pooling: ``mean`` or ``cls`` for embeddings, else empty. Pooling is inside the programs.
+        normalized: True if embeddings have unit length.
+        max_length: most tokens of one input, special tokens included; 0 for a plain module.
+        parameters: number of trained values, shared ones counted once.
+    """
+
+    name: str
+    family: str
+    task: str
+    labels: tuple[str, ...] = ()
+    problem_type: str = ""
+    pooling: str = ""
+    normalized: bool = False
+    max_length: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle except the bytes of its files.
+
+    Attributes:
+        model: the card.
+        profile: the device profile it was converted for, as plain data.
+        engines: engine names in the order in which ``auto`` tries them.
+        threads: most threads the profile allows.
+        recipe: name of the compression recipe, empty if none.
+        tokenizer: path of tokenizer.json inside the bundle, empty for a plain module.
+        golden: path of the self-test inside the bundle.
+        variants: what can be run, in the order of ``engines``.
+        files: every file but manifest.json.
+        tools: versions of what made the files.
+        forced: True if a tolerance was missed and ``--force`` wrote the bundle all the same.
+    """
+
+    model: ModelCard
+    profile: dict[str, Any]
+    engines: tuple[str, ...]
+    threads: int
+    tokenizer: str
+    golden: str
+    variants: tuple[Variant, ...]
+    files: dict[str, FileRecord]
+    tools: dict[str, str] = field(default_factory=dict)
+    recipe: str = ""
+    forced: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    def variant(self, variant_id: str) -> Variant:
+        """The variant of that id. Raises BundleError, naming those there are."""
+        for variant in self.variants:
+            if variant.id == variant_id:
+                return variant
+        known = ", ".join(v.id for v in self.variants)
+        raise BundleError(f"the bundle has no variant {variant_id!r}", hint=f"it has: {known}")
+
+
+def digest(data: dict[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``data`` without its ``digest`` key."""
+    body = {key: value for key, value in data.items() if key != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON with its digest."""
+    data = json.loads(json.dumps(asdict(manifest)))
+    data["digest"] = digest(data)
+    return (json.dumps(data, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Read and check manifest.json.
+
+    Raises:
+        BundleError: not JSON, another schema, a digest that does not match, a missing or wrongly
+            typed field, or a file path that could leave the bundle.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json is not JSON: {error}", hint=_AGAIN) from None
+    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+        raise BundleError("manifest.json is not an EdgeFormer manifest", hint=_AGAIN)
+    if data["schema_version"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"the bundle has schema {data['schema_version']}, this EdgeFormer reads"
+            f" {SCHEMA_VERSION}",
+            hint="upgrade with `pip install -U edgeformer`, or convert again with this version",
+        )
+    if data.pop("digest", None) != digest(data):
+        raise BundleError("manifest.json was altered: its digest does not match", hint=_AGAIN)
+    manifest: Manifest = _build(Manifest, data, "manifest")
+    _check_paths(manifest)
+    return manifest
+
+
+_AGAIN = "copy the bundle again, or convert again"
+
+
+def safe_path(name: str) -> bool:
+    """True if ``name`` is a relative POSIX path that stays inside the bundle."""
+    path = PurePosixPath(name)
+    return (
+        name == str(path)
+        and not path.is_absolute()
+        and path.parts != ()
+        and ".." not in path.parts
+        and not any(c in name for c in "\\:\0")
+    )
+
+
+def _check_paths(manifest: Manifest) -> None:
+    if not manifest.variants:
+        raise BundleError("manifest.json lists no variant", hint=_AGAIN)
+    for name in manifest.files:
+        if not safe_path(name):
+            raise BundleError(
+                f"manifest.json names a file outside the bundle: {name!r}",
+                hint="do not use this bundle: it was made to reach other files",
+            )
+    used = [p.file for v in manifest.variants for p in v.programs.values()]
+    used += [manifest.golden] + ([manifest.tokenizer] if manifest.tokenizer else [])
+    for name in used:
+        if name not in manifest.files:
+            raise BundleError(f"manifest.json has no size and hash for {name!r}", hint=_AGAIN)
+    for variant in manifest.variants:
+        if "main" not in variant.programs:
+            raise BundleError(f"variant {variant.id!r} has no program 'main'", hint=_AGAIN)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (parsed JSON) as the annotated type ``kind``, or a BundleError naming ``where``."""
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _build_record(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if _plain(option, value):
+                return value if option is not type(None) else None
+        return _build(arguments[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if _plain(kind, value):
+        return float(value) if kind is float else value
+    raise BundleError(f"manifest.json: {where} has the wrong type", hint=_AGAIN)
+
+
+def _build_record(kind: Any, value: Any, where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(value, dict) or not set(value) == {f.name for f in fields(kind)}:
+        raise BundleError(f"manifest.json: {where} has missing or unknown fields", hint=_AGAIN)
+    return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
+
+
+def _plain(kind: Any, value: Any) -> bool:
+    """True if ``value`` is of the plain JSON type ``kind`` (a bool is not an int)."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in (str, int, bool, type(None)):
+        return type(value) is kind
+    return kind is dict and isinstance(value, dict)

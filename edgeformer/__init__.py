@@ -1,1 +1,39 @@
-"""EdgeFormer: transformer encoders on small machines."""
+"""EdgeFormer: transformer encoders on small machines.
+
+    import edgeformer
+
+    report = edgeformer.convert("./my-model", profile="rpi4", output="my-model.edge")   # host
+    with edgeformer.load("my-model.edge") as model:                                     # device
+        model.embed("a sentence")
+
+The verbs are resolved when they are first used, so that importing this costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeformer.benchmarking import benchmark as benchmark
+    from edgeformer.errors import EdgeFormerError as EdgeFormerError
+    from edgeformer.pipeline import convert as convert
+    from edgeformer.runtime.loading import load as load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "convert": "edgeformer.pipeline",
+    "load": "edgeformer.runtime.loading",
+    "benchmark": "edgeformer.benchmarking",
+    "EdgeFormerError": "edgeformer.errors",
+}
+__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeformer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

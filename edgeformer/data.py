@@ -91,7 +91,7 @@ def _read_table(path: Path) -> Iterator[Text]:
                     raise DataError(f"{where}: more columns than the header")
                 yield _row_texts(row, where)
         except csv.Error as error:
-            raise DataError(f"{path}, line {rows.line_num}: {error}") from None
+            raise DataError(f"{path}, line {rows.reader.line_num}: {error}") from None
 
 
 def _row_texts(row: dict[str, Any], where: str) -> Text:

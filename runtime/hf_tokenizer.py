@@ -4,7 +4,8 @@ The only module of the runtime that imports `tokenizers`; it is itself imported 
 tokenizer.json needs it and the package is there.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import tokenizers
 
@@ -12,6 +13,8 @@ from edgeformer.errors import BundleError
 from edgeformer.runtime.tokenizer import Encoding, check_texts, longest_first, room_for_tokens
 from edgeformer.runtime.tokenizer_json import pad_token_id
 from edgeformer.runtime.wordpiece import without_surrogates
+
+_T = TypeVar("_T")
 
 
 class HfTokenizer:
@@ -71,10 +74,11 @@ class HfTokenizer:
             if index is None or left[index] >= 0:
                 kept.append(position)
         return Encoding(
-            [full.ids[i] for i in kept],
-            [full.type_ids[i] for i in kept],
-            [full.offsets[i] for i in kept] if offsets else None,
-            [sequence_ids[i] for i in kept] if offsets else None,
+            _pick(full.ids, kept),
+            _pick(full.type_ids, kept),
+            _pick(full.offsets, kept) if offsets else None,
+            _pick(sequence_ids, kept) if offsets else None,
+            _pick(full.word_ids, kept) if offsets else None,
             cut,
         )
 
@@ -82,3 +86,7 @@ class HfTokenizer:
         check_texts(text, pair)
         second = None if pair is None else without_surrogates(pair)
         return self._tokenizer.encode(without_surrogates(text), second)
+
+
+def _pick(items: Sequence[_T], positions: list[int]) -> list[_T]:
+    return [items[position] for position in positions]

@@ -19,6 +19,7 @@ from edgeformer.runtime.unicode_table import (
     NONSPACING,
     SPACE,
     decompose,
+    is_plain,
     lowercase,
     properties,
 )
@@ -40,13 +41,14 @@ class Normalizer:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
+        self._ascii_steps = tuple(step for step in steps if step in ("clean", "lower"))
         self._table = CharacterTable(self.character)
 
     def ascii(self, text: str) -> str:
         """Normalise a text of ASCII only: no table is needed."""
-        if "clean" in self.steps and not text.isprintable():
+        if "clean" in self._ascii_steps and not text.isprintable():
             text = _ASCII_CONTROLS.sub("", text).translate(_ASCII_SPACES)
-        return text.lower() if "lower" in self.steps else text
+        return text.lower() if "lower" in self._ascii_steps else text
 
     def fast(self, text: str) -> str:
         """Normalise any text."""
@@ -60,7 +62,7 @@ class Normalizer:
     def aligned(self, text: str, start: int = 0) -> Aligned:
         """Normalise ``text``, whose first character is number ``start`` of the original."""
         result: Aligned = [(char, (start + i, start + i + 1)) for i, char in enumerate(text)]
-        for step in self.steps:
+        for step in self._ascii_steps if text.isascii() else self.steps:
             result = _STEPS[step](result)
         return result
 
@@ -70,6 +72,8 @@ class Normalizer:
         Raises:
             MovableMarkError: it leaves a combining mark whose place depends on its neighbours.
         """
+        if is_plain(chr(code)):
+            return chr(code)
         result: Aligned = [(chr(code), (0, 1))]
         sorts = False
         for step in self.steps:

@@ -11,13 +11,14 @@ flag is read from the file; this module knows no special token by name.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.tokenizer_json import (
     PostProcessing,
     Segment,
+    Template,
     UnsupportedPartError,
     pad_token_id,
     parse_post_processor,
@@ -222,8 +223,29 @@ def _traced(tokens: list[Token], post_processing: PostProcessing) -> _Segment:
 
 def _fill(template: Template, segments: list[_Segment], offsets: bool, cut: int) -> Encoding:
     """Put each segment in its place in the template."""
-    result = Encoding([], [], [], [], [], num_truncated=cut)
-    spans, sequences, words = result.offsets or [], result.sequence_ids or [], result.word_ids or []
+    ids: list[int] = []
+    type_ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    sequences: list[int | None] = []
+    words: list[int | None] = []
+    for part in template:
+        if isinstance(part, Segment):
+            segment = segments[part.index]
+            ids += segment.ids
+            spans += segment.offsets
+            words += segment.words
+            sequences += [part.index] * len(segment.ids)
+        else:
+            ids += part.ids
+            spans += [(0, 0)] * len(part.ids)
+            words += [None] * len(part.ids)
+            sequences += [None] * len(part.ids)
+        type_ids += [part.type_id] * (len(ids) - len(type_ids))
+    if not offsets:
+        return Encoding(ids, type_ids, num_truncated=cut)
+    return Encoding(ids, type_ids, spans, sequences, words, cut)
+
+
 def check_texts(text: object, pair: object) -> None:
     """Raise InputError unless ``text`` is a string and ``pair`` a string or ``None``."""
     for value in (text, "" if pair is None else pair):

@@ -16,7 +16,7 @@ import zlib
 from array import array
 from binascii import a2b_base64
 from bisect import bisect_right
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class _Tables(NamedTuple):
     lowercase: dict[str, str]
 
 
+@lru_cache(maxsize=4096)
 def properties(code: int) -> int:
     """What a code point is.
 
@@ -61,6 +62,17 @@ def decompose(char: str) -> str:
         lead, vowel = divmod(syllable, _VOWEL_COUNT)
         return chr(_LEADS + lead) + chr(_VOWELS + vowel) + (chr(_TAILS + tail) if tail else "")
     return _tables().decompositions.get(char, char)
+
+
+def is_plain(char: str) -> bool:
+    """Whether no normalizer changes or moves this code point, so that no step need be tried."""
+    tables = _tables()
+    return not (
+        properties(ord(char)) & ~(PUNCTUATION | WORD)
+        or char in tables.lowercase
+        or char in tables.decompositions
+        or _HANGUL_FIRST <= ord(char) <= _HANGUL_LAST
+    )
 
 
 @cache

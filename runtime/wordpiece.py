@@ -13,7 +13,7 @@ offsets. Standard library only, nothing that differs between Python versions, th
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import Literal, NamedTuple
 
 from edgeformer.runtime.normalizer import CharacterTable, MovableMarkError, Normalizer, Step
@@ -30,12 +30,16 @@ _CACHE_LIMIT = 1 << 14  # words
 
 
 class Token(NamedTuple):
-    """One token: its id, its characters [start, end) in the original text, and its name."""
+    """One token: its id, its characters [start, end) in the original text, and its name.
+
+    ``word`` counts the words of the text from 0; an added token is a word of its own.
+    """
 
     id: int
     start: int
     end: int
     name: str
+    word: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,23 +114,27 @@ class WordPiece:
         return list(self._trace(without_surrogates(text)))
 
     def _trace(self, text: str) -> Iterator[Token]:
+        words = count()
         for start, end, added in self._raw.split(text):
             if added is not None:
-                yield Token(added.id, start, end, text[start:end])
+                yield Token(added.id, start, end, text[start:end], next(words))
             else:
-                yield from self._trace_segment(text[start:end], start)
+                yield from self._trace_segment(text[start:end], start, words)
 
-    def _trace_segment(self, segment: str, offset: int) -> Iterator[Token]:
+    def _trace_segment(self, segment: str, offset: int, words: "count[int]") -> Iterator[Token]:
         aligned = self._normalizer.aligned(segment, offset)
         text = "".join(char for char, _ in aligned)
         spans = [span for _, span in aligned]
         for start, end, added in self._normalized.split(text):
             if added is not None:
-                yield Token(added.id, spans[start][0], spans[end - 1][1], text[start:end])
+                first, last = spans[start][0], spans[end - 1][1]
+                yield Token(added.id, first, last, text[start:end], next(words))
                 continue
-            for first, last in _word_spans(text, start, end, self._config.pre_tokenizer):
-                for id_, begin, stop, name in self._match(text[first:last]):
-                    yield Token(id_, spans[first + begin][0], spans[first + stop - 1][1], name)
+            for begin, stop in _word_spans(text, start, end, self._config.pre_tokenizer):
+                word = next(words)
+                for token in self._match(text[begin:stop]):
+                    first, last = spans[begin + token.start][0], spans[begin + token.end - 1][1]
+                    yield Token(token.id, first, last, token.name, word)
 
     def _match(self, word: str) -> list[Token]:
         """Split one normalised word; offsets are into the word."""

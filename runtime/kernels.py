@@ -1,0 +1,382 @@
+"""The compute kernels of the NumPy engine: plain functions from arrays to an array ``out``.
+
+    linear(x, weight, bias, out, scratch, scale=scale, activation="gelu")
+
+Rules that hold for every kernel here:
+
+1. ``out`` is written completely and is never allocated here; temporary floats come from a
+   ``Scratch`` that lives as long as the engine.
+2. Arithmetic is float32. float16 and integer matrix products are an order of magnitude slower in
+   NumPy; int8 exists in storage only, and its scale is applied to what comes out.
+3. Whatever is elementwise is done on blocks of rows that stay in the CPU's cache.
+4. Nothing is read outside its array: indices are clipped, offsets come from the engine.
+
+Overflow and NaN travel as in PyTorch: the engine runs kernels with floating point warnings off.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+_BLOCK_VALUES = 32_768  # 128 KiB of float32: a block and two temporaries stay in a 512 KiB cache
+_WEIGHT_VALUES = 262_144  # int8 weights are widened 1 MiB at a time, never a whole model
+_SAFE_LOGIT = 60.0  # exp(+-60) is 1e+-26: sums and quotients of such values stay normal numbers
+_SQRT_2_OVER_PI = 0.7978845608028654
+
+# log(Phi(-u)) for u in [0, 10], Phi the normal distribution function: the polynomial of degree 5
+# whose largest error of u * exp(P(u)) is least, 4.4e-7 (6.4e-7 in float32). Fitted by
+# Gauss-Newton steps, each a linear programme for the minimax correction on 3001 points of [0, 6],
+# where u * Phi(-u) exceeds 1e-8. Highest power first.
+_LOG_PHI = (
+    -3.28072958e-04,
+    4.91064068e-03,
+    -3.59240044e-02,
+    -3.18842462e-01,
+    -7.97665356e-01,
+    -6.93173258e-01,
+)
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26; highest power first.
+_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0)
+
+
+class Scratch:
+    """Temporary float32 arrays, kept by name and grown when a larger one is asked for."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Floats] = {}
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """An uninitialised float32 array; it holds until the same name is asked for again."""
+        size = int(np.prod(shape))
+        array = self._arrays.get(name)
+        if array is None or array.size < size:
+            array = self._arrays[name] = np.empty(size, np.float32)
+        return array[:size].reshape(shape)
+
+
+def row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices over ``rows`` rows of ``width`` values, each about one cache block."""
+    step = max(1, _BLOCK_VALUES // max(1, width))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = None) -> None:
+    """Look up rows: ``out[...] = table[ids] * scale[ids]``.
+
+    Args:
+        table: float32, or int8 with ``scale``, (rows, width).
+        ids: integers (...,) in [0, rows); others are clipped, the engine refuses them earlier.
+        out: float32 (..., width).
+        scale: float32 (rows,), what one unit of an int8 row is worth.
+    """
+    if scale is None:
+        np.take(table, ids, axis=0, out=out, mode="clip")
+        return
+    rows = np.take(table, ids, axis=0, mode="clip")
+    np.multiply(rows, np.take(scale, ids, mode="clip")[..., None], out=out)
+
+
+def linear(
+    x: Floats,
+    weight: Array,
+    bias: Floats | None,
+    out: Floats,
+    scratch: Scratch,
+    *,
+    scale: Floats | None = None,
+    activation: str = "",
+) -> None:
+    """``out = activation((x @ weight.T) * scale + bias)``.
+
+    Args:
+        x: float32 (..., inputs).
+        weight: float32, or int8 with ``scale``, (outputs, inputs).
+        bias: float32 (outputs,) or None.
+        out: float32 (..., outputs), contiguous.
+        scratch: room for a strip of widened weights and for the activation.
+        scale: float32 (outputs,), what one unit of an int8 row is worth.
+        activation: a name of ``ACTIVATIONS``, or empty.
+    """
+    outputs, inputs = weight.shape
+    x2, out2 = x.reshape(-1, inputs), out.reshape(-1, outputs)
+    if scale is None:
+        np.matmul(x2, weight.T, out=out2)
+    else:
+        step = max(1, _WEIGHT_VALUES // inputs)
+        for start in range(0, outputs, step):
+            strip = weight[start : start + step]
+            wide = scratch.floats("weight", strip.shape)
+            np.copyto(wide, strip)
+            np.matmul(x2, wide.T, out=out2[:, start : start + step])
+    for rows in row_blocks(len(out2), outputs):
+        block = out2[rows]
+        if scale is not None:
+            np.multiply(block, scale, out=block)
+        if bias is not None:
+            np.add(block, bias, out=block)
+        if activation:
+            ACTIVATIONS[activation](block, block, scratch)
+
+
+def layer_norm(
+    x: Floats,
+    residual: Floats | None,
+    weight: Floats | None,
+    bias: Floats | None,
+    out: Floats,
+    scratch: Scratch,
+    *,
+    eps: float,
+) -> None:
+    """Layer normalisation over the last axis (Ba et al. 2016, eq. 4) of ``x + residual``.
+
+    Args:
+        x, residual, out: float32 (..., width); residual may be None.
+        weight, bias: float32 (width,) or None.
+        scratch: room for the row statistics.
+        eps: added to the variance.
+    """
+    width = x.shape[-1]
+    x2, out2 = x.reshape(-1, width), out.reshape(-1, width)
+    residual2 = None if residual is None else residual.reshape(-1, width)
+    average = np.full((width, 1), 1 / width, np.float32)
+    for rows in row_blocks(len(x2), width):
+        block, mean = out2[rows], scratch.floats("mean", (rows.stop - rows.start, 1))
+        source = x2[rows]
+        if residual2 is not None:
+            source = np.add(source, residual2[rows], out=block)
+        np.matmul(source, average, out=mean)
+        np.subtract(source, mean, out=block)
+        np.einsum("ij,ij->i", block, block, out=mean[:, 0])
+        np.divide(mean, width, out=mean)
+        np.add(mean, np.float32(eps), out=mean)
+        np.sqrt(mean, out=mean)
+        np.divide(block, mean, out=block)
+        if weight is not None:
+            np.multiply(block, weight, out=block)
+        if bias is not None:
+            np.add(block, bias, out=block)
+
+
+def softmax(x: Floats, out: Floats, *, axis: int) -> None:
+    """Softmax along ``axis``, stable for any finite logits; x and out float32 of one shape."""
+    np.subtract(x, np.max(x, axis=axis, keepdims=True), out=out)
+    np.exp(out, out=out)
+    np.divide(out, np.sum(out, axis=axis, keepdims=True), out=out)
+
+
+def attend(
+    q: Floats, k: Floats, v: Floats, mask: Array | None, out: Floats, scratch: Scratch, scale: float
+) -> None:
+    """``softmax(q k^T * scale + mask) v`` of one text (Vaswani et al. 2017, eq. 1).
+
+    The row maximum is subtracted only where a logit leaves +-60: inside, exp() and its sums can
+    neither overflow nor vanish, and the quotient is the same. Division comes after the product
+    with v, on fewer values.
+
+    Args:
+        q: float32 (heads, queries, dim).
+        k: float32 (heads, keys, dim).
+        v, out: float32 (heads, keys, width) and (heads, queries, width).
+        mask: broadcastable to (heads, queries, keys); floats are added, bools keep where True.
+        scratch: room for the scores and a contiguous transposed k.
+        scale: factor of the scores.
+    """
+    heads, queries, dim = q.shape
+    keys = k.shape[1]
+    columns = scratch.floats("keys", (heads, dim, keys))
+    np.copyto(columns, k.transpose(0, 2, 1))
+    scores = scratch.floats("scores", (heads, queries, keys))
+    np.matmul(q, columns, out=scores)
+    if scale != 1.0:
+        np.multiply(scores, np.float32(scale), out=scores)
+    if mask is not None and mask.dtype == np.bool_:
+        np.copyto(scores, np.float32(-np.inf), where=~mask)
+    elif mask is not None:
+        np.add(scores, mask, out=scores)
+    if not (scores.min() >= -_SAFE_LOGIT and scores.max() <= _SAFE_LOGIT):
+        np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+    np.exp(scores, out=scores)
+    sums = scratch.floats("sums", (heads, queries, 1))
+    np.matmul(scores, np.ones((keys, 1), np.float32), out=sums)
+    np.matmul(scores, v, out=out)
+    np.divide(out, sums, out=out)
+
+
+def attention_packed(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    offsets: Array,
+    out: Floats,
+    scratch: Scratch,
+    *,
+    heads: int,
+    scale: float,
+) -> None:
+    """Attention within each text of a packed batch.
+
+    Args:
+        q, k, v, out: float32 (tokens, heads * dim); rows of all texts one after the other.
+        offsets: int64 (texts + 1,); text i is rows ``offsets[i]:offsets[i + 1]``.
+        scratch, scale: see ``attend``.
+        heads: number of heads; head h has columns ``h * dim:(h + 1) * dim``.
+    """
+    spans = offsets.tolist()
+    for start, stop in zip(spans, spans[1:], strict=False):
+        rows = (_by_head(a[start:stop], heads) for a in (q, k, v, out))
+        text_q, text_k, text_v, text_out = rows
+        attend(text_q, text_k, text_v, None, text_out, scratch, scale)
+
+
+def attention_dense(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    mask: Array | None,
+    out: Floats,
+    scratch: Scratch,
+    *,
+    heads: int,
+    scale: float,
+) -> None:
+    """Attention of a rectangular batch: q, k, v, out float32 (batch, sequence, heads * dim).
+
+    ``mask`` is broadcastable to (batch, heads, queries, keys), see ``attend``.
+    """
+    for i in range(len(out)):
+        rows = (_by_head(a[i], heads) for a in (q, k, v, out))
+        text_q, text_k, text_v, text_out = rows
+        text_mask = None if mask is None else mask[i if mask.shape[0] > 1 else 0]
+        attend(text_q, text_k, text_v, text_mask, text_out, scratch, scale)
+
+
+def attention_heads(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    mask: Array | None,
+    out: Floats,
+    scratch: Scratch,
+    *,
+    scale: float,
+) -> None:
+    """Attention where heads are an axis: q, k, v, out float32 (batch, heads, sequence, dim)."""
+    for i in range(len(out)):
+        text_mask = None if mask is None else mask[i if mask.shape[0] > 1 else 0]
+        attend(q[i], k[i], v[i], text_mask, out[i], scratch, scale)
+
+
+def _by_head(rows: Floats, heads: int) -> Floats:
+    """(tokens, heads * dim) seen as (heads, tokens, dim)."""
+    return rows.reshape(len(rows), heads, -1).transpose(1, 0, 2)
+
+
+def segment_sum(x: Floats, offsets: Array, out: Floats) -> None:
+    """Sum the rows of each text: x float32 (tokens, ...), out (texts, ...), no text empty."""
+    np.add.reduceat(x, offsets[:-1], axis=0, out=out)
+
+
+def gelu(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """Exact GELU, x * Phi(x) (Hendrycks and Gimpel 2016), within 1e-6 and without erf.
+
+    With u = |x|, x * Phi(x) = relu(x) - u * Phi(-u) on both sides of zero, and Phi(-u) is
+    exp(P(u)). Beyond u = 10 the second term is below 1e-22, so u is clipped there.
+    """
+    u, p = scratch.floats("u", x.shape), scratch.floats("p", x.shape)
+    np.abs(x, out=u)
+    np.minimum(u, np.float32(10), out=u)
+    np.multiply(u, np.float32(_LOG_PHI[0]), out=p)
+    for coefficient in _LOG_PHI[1:-1]:
+        np.add(p, np.float32(coefficient), out=p)
+        np.multiply(p, u, out=p)
+    np.add(p, np.float32(_LOG_PHI[-1]), out=p)
+    np.exp(p, out=p)
+    np.multiply(p, u, out=p)
+    np.maximum(x, np.float32(0), out=out)
+    np.subtract(out, p, out=out)
+
+
+def gelu_tanh(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``, the approximation of that paper."""
+    t = scratch.floats("u", x.shape)
+    np.multiply(x, x, out=t)
+    np.multiply(t, np.float32(0.044715 * _SQRT_2_OVER_PI), out=t)
+    np.add(t, np.float32(_SQRT_2_OVER_PI), out=t)
+    np.multiply(t, x, out=t)
+    np.tanh(t, out=t)
+    np.add(t, np.float32(1), out=t)
+    np.multiply(t, np.float32(0.5), out=t)
+    np.multiply(x, t, out=out)
+
+
+def erf(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """The error function within 1e-6: ``sign(x) (1 - Q(t) exp(-x^2))``, t = 1 / (1 + 0.327 |x|)."""
+    t, q = scratch.floats("u", x.shape), scratch.floats("p", x.shape)
+    np.abs(x, out=t)
+    np.multiply(t, np.float32(0.3275911), out=t)
+    np.add(t, np.float32(1), out=t)
+    np.reciprocal(t, out=t)
+    np.multiply(t, np.float32(_ERF[0]), out=q)
+    for coefficient in _ERF[1:-1]:
+        np.add(q, np.float32(coefficient), out=q)
+        np.multiply(q, t, out=q)
+    np.multiply(x, x, out=t)
+    np.negative(t, out=t)
+    np.exp(t, out=t)
+    np.multiply(q, t, out=q)
+    np.subtract(np.float32(1), q, out=q)
+    np.copysign(q, x, out=out)
+
+
+def sigmoid(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """``1 / (1 + exp(-x))`` as ``(1 + tanh(x / 2)) / 2``, which cannot overflow."""
+    np.multiply(x, np.float32(0.5), out=out)
+    np.tanh(out, out=out)
+    np.multiply(out, np.float32(0.5), out=out)
+    np.add(out, np.float32(0.5), out=out)
+
+
+def silu(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """``x * sigmoid(x)``."""
+    gate = scratch.floats("u", x.shape)
+    sigmoid(x, gate, scratch)
+    np.multiply(x, gate, out=out)
+
+
+def relu(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """``max(x, 0)``."""
+    np.maximum(x, np.float32(0), out=out)
+
+
+def tanh(x: Floats, out: Floats, scratch: Scratch) -> None:
+    """Hyperbolic tangent."""
+    np.tanh(x, out=out)
+
+
+# Activations may have x and out be the same array.
+ACTIVATIONS: dict[str, Callable[[Floats, Floats, Scratch], None]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "erf": erf,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "relu": relu,
+    "tanh": tanh,
+}
+
+
+def activate(x: Floats, out: Floats, scratch: Scratch, *, fn: str) -> None:
+    """Apply an activation to a float32 array of any shape, block by block."""
+    if not (x.flags.c_contiguous and out.flags.c_contiguous):
+        ACTIVATIONS[fn](x, out, scratch)
+        return
+    x2, out2 = x.reshape(-1), out.reshape(-1)
+    for start in range(0, x2.size, _BLOCK_VALUES):
+        block = slice(start, start + _BLOCK_VALUES)
+        ACTIVATIONS[fn](x2[block], out2[block], scratch)

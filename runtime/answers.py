@@ -108,11 +108,11 @@ def spans(text: str, words: list[Word]) -> list[Span]:
     groups: list[list[Word]] = []
     last = ""
     for word in words:
-        prefix, _, kind = word.label.rpartition("-")
         if word.label == "O":
             last = ""
             continue
-        if prefix == "B" or kind != last:
+        kind = _kind(word.label)
+        if word.label.startswith("B-") or kind != last:
             groups.append([])
         groups[-1].append(word)
         last = kind
@@ -122,4 +122,8 @@ def spans(text: str, words: list[Word]) -> list[Span]:
 def _span(text: str, group: list[Word]) -> Span:
     start, end = group[0].start, group[-1].end
     score = sum(word.score for word in group) / len(group)
-    return Span(group[0].label.rpartition("-")[2], score, start, end, text[start:end])
+    return Span(_kind(group[0].label), score, start, end, text[start:end])
+
+
+def _kind(label: str) -> str:
+    return label[2:] if label.startswith(("B-", "I-")) else label

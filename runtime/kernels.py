@@ -9,7 +9,7 @@ Rules that hold for every kernel here:
 2. Arithmetic is float32. float16 and integer matrix products are an order of magnitude slower in
    NumPy; int8 exists in storage only, and its scale is applied to what comes out.
 3. Whatever is elementwise is done on blocks of rows that stay in the CPU's cache.
-4. Nothing is read outside its array: indices are clipped, offsets come from the engine.
+4. Nothing is read outside its array: indices are checked, offsets come from the engine.
 
 Overflow and NaN travel as in PyTorch: the engine runs kernels with floating point warnings off.
 """
@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeformer.errors import InputError
+
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 _BLOCK_VALUES = 32_768  # 128 KiB of float32: a block and two temporaries stay in a 512 KiB cache
 _WEIGHT_VALUES = 262_144  # int8 weights are widened 1 MiB at a time, never a whole model
 _SAFE_LOGIT = 60.0  # exp(+-60) is 1e+-26: sums and quotients of such values stay normal numbers
+_LOWEST, _TINY = np.finfo(np.float32).min, np.finfo(np.float32).tiny
 _SQRT_2_OVER_PI = 0.7978845608028654
 
 # log(Phi(-u)) for u in [0, 10], Phi the normal distribution function: the polynomial of degree 5
@@ -70,10 +73,18 @@ def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = N
 
     Args:
         table: float32, or int8 with ``scale``, (rows, width).
-        ids: integers (...,) in [0, rows); others are clipped, the engine refuses them earlier.
+        ids: integers (...,) in [0, rows).
         out: float32 (..., width).
         scale: float32 (rows,), what one unit of an int8 row is worth.
+
+    Raises:
+        InputError: an id outside the table.
     """
+    if ids.size and not (ids.min() >= 0 and ids.max() < len(table)):
+        raise InputError(
+            f"ids run from {ids.min()} to {ids.max()}, the model's table has {len(table)} rows",
+            hint="use the model's own tokenizer, and texts no longer than its max length",
+        )
     if scale is None:
         np.take(table, ids, axis=0, out=out, mode="clip")
         return
@@ -177,7 +188,7 @@ def attend(
 
     The row maximum is subtracted only where a logit leaves +-60: inside, exp() and its sums can
     neither overflow nor vanish, and the quotient is the same. Division comes after the product
-    with v, on fewer values.
+    with v, on fewer values. A query whose keys are all masked with -inf gets zeros, as in PyTorch.
 
     Args:
         q: float32 (heads, queries, dim).
@@ -200,10 +211,12 @@ def attend(
     elif mask is not None:
         np.add(scores, mask, out=scores)
     if not (scores.min() >= -_SAFE_LOGIT and scores.max() <= _SAFE_LOGIT):
-        np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+        peak = np.maximum(scores.max(axis=-1, keepdims=True), _LOWEST)
+        np.subtract(scores, peak, out=scores)
     np.exp(scores, out=scores)
     sums = scratch.floats("sums", (heads, queries, 1))
     np.matmul(scores, np.ones((keys, 1), np.float32), out=sums)
+    np.maximum(sums, _TINY, out=sums)
     np.matmul(scores, v, out=out)
     np.divide(out, sums, out=out)
 

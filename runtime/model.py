@@ -123,7 +123,8 @@ class Model:
     def embed(self, texts: str, *, on_long: str = "truncate") -> NDArray[np.float32]: ...
     @overload
     def embed(
-        self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate") -> NDArray[np.float32]: ...
+        self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate"
+    ) -> NDArray[np.float32]: ...
     def embed(self, texts: Any, *, on_long: str = "truncate") -> NDArray[np.float32]:
         """Embed one text, float32 (hidden,), or a list of them, float32 (texts, hidden).
 
@@ -185,7 +186,9 @@ class Model:
     @overload
     def tag(self, texts: str, *, on_long: str = "truncate") -> list[Span]: ...
     @overload
-    def tag(self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate") -> list[list[Span]]: ...
+    def tag(
+        self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate"
+    ) -> list[list[Span]]: ...
     def tag(self, texts: Any, *, on_long: str = "truncate") -> Any:
         """Find labelled spans, with character offsets, in one text or in each of a list.
 

@@ -53,7 +53,7 @@ class _Stream:
 def captured_output() -> Iterator[CapturedLog]:
     """Collect everything written to stdout and stderr, by Python or by native code."""
     log = CapturedLog()
-    with _LOCK, tempfile.TemporaryFile() as file, warnings.catch_warnings():
+    with _LOCK, _memory_file() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with _descriptors(file), _python_streams(file):
@@ -61,6 +61,13 @@ def captured_output() -> Iterator[CapturedLog]:
         finally:
             file.seek(0)
             log.text = file.read().decode("utf-8", "replace")
+
+
+def _memory_file() -> BinaryIO:
+    """A file without a name; on Linux not even a temporary folder is touched."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("edgeformer-log"), "w+b")  # noqa: PTH123
+    return tempfile.TemporaryFile()
 
 
 @contextlib.contextmanager
@@ -84,7 +91,7 @@ def _python_streams(file: BinaryIO) -> Iterator[None]:
     original = sys.stdout, sys.stderr
     with open(os.dup(file.fileno()), "w", encoding="utf-8", errors="replace") as text:  # noqa: PTH123
         stand_ins = tuple(_Stream(text) for _ in original)
-        sys.stdout, sys.stderr = stand_ins  # type: ignore[assignment]
+        sys.stdout, sys.stderr = stand_ins
         try:
             yield
         finally:

@@ -243,33 +243,32 @@ class CompiledSession:
         self._details = details
         self._source = source  # bytes must outlive the model that was made from them
         self._lock = threading.Lock()
-        self._held: dict[str, Any] = {"model": model}  # and the buffers of each signature
+        self._model = [model]
+        self._buffers: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         # LiteRT logs when it lets go of its devices: also at exit, where nobody called close.
-        self._release = weakref.finalize(self, _release, self._held)
+        self._release = weakref.finalize(self, _release, self._buffers, self._model)
 
     def run(self, signature: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """See ``Session``."""
         details = self._details[signature]
         with self._lock:
-            inputs, outputs = self._buffers(signature)
+            inputs, outputs = self._buffers.get(signature) or self._make_buffers(signature)
             for name, array in arrays.items():
                 inputs[name].write(np.ascontiguousarray(array, dtype=details.inputs[name][1]))
-            self._held["model"].run_by_name(signature, inputs, outputs)
+            self._model[0].run_by_name(signature, inputs, outputs)
             return {
                 name: outputs[name].read(int(np.prod(shape)), dtype).reshape(shape)
                 for name, (shape, dtype) in details.outputs.items()
             }
 
-    def _buffers(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        if key not in self._held:
-            model, details = self._held["model"], self._details[key]
-            with captured_output():  # the first buffer opens a device environment and logs it
-                self._held[key] = (
-                    {n: model.create_input_buffer_by_name(key, n) for n in details.inputs},
-                    {n: model.create_output_buffer_by_name(key, n) for n in details.outputs},
-                )
-        buffers: tuple[dict[str, Any], dict[str, Any]] = self._held[key]
-        return buffers
+    def _make_buffers(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        model, details = self._model[0], self._details[key]
+        with captured_output():  # the first buffer opens a device environment and logs it
+            self._buffers[key] = (
+                {n: model.create_input_buffer_by_name(key, n) for n in details.inputs},
+                {n: model.create_output_buffer_by_name(key, n) for n in details.outputs},
+            )
+        return self._buffers[key]
 
     def close(self) -> None:
         """See ``Session``."""
@@ -277,6 +276,7 @@ class CompiledSession:
             self._release()
 
 
-def _release(held: dict[str, Any]) -> None:
+def _release(buffers: dict[str, Any], model: list[Any]) -> None:
     with captured_output():
-        held.clear()
+        buffers.clear()
+        model.clear()

@@ -1,0 +1,125 @@
+"""What stands on the hidden states: a sentence embedding, a class of the text, a class per token.
+
+Each model takes the encoder's inputs and returns a dict with the one output that a bundle names.
+Pooling and heads live inside the module, so that the device needs no arithmetic of its own.
+"""
+
+import torch
+from torch import nn
+
+from edgeformer.errors import UsageError
+from edgeformer.models.config import EncoderConfig
+from edgeformer.models.encoder import Encoder
+
+POOLINGS = ("mean", "cls")
+
+
+def pool(
+    hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str, normalized: bool
+) -> torch.Tensor:
+    """One vector for each text.
+
+    Reimers and Gurevych, "Sentence-BERT", arXiv 1908.10084, section 3 (MEAN and CLS strategies).
+
+    Args:
+        hidden: float (batch, sequence, hidden).
+        attention_mask: integers (batch, sequence), 1 for a token and 0 for padding.
+        pooling: ``mean`` of the tokens' rows, or ``cls``, the first row.
+        normalized: divide by the Euclidean length.
+
+    Returns:
+        float (batch, hidden); of a text without tokens, the zero vector if ``mean``.
+    """
+    if pooling == "cls":
+        embedding = hidden[:, 0]
+    else:
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        embedding = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+    if normalized:
+        embedding = embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return embedding
+
+
+def check_pooling(pooling: str) -> None:
+    """Raises UsageError unless ``pooling`` is one of ``POOLINGS``."""
+    if pooling not in POOLINGS:
+        raise UsageError(f"no pooling {pooling!r}", hint=f"choose from: {', '.join(POOLINGS)}")
+
+
+class EmbeddingModel(nn.Module):
+    """Encoder and pooling: texts to vectors.
+
+    Args:
+        config: settings of the encoder.
+        pooling: ``mean`` or ``cls``.
+        normalized: True for vectors of unit length.
+    """
+
+    def __init__(self, config: EncoderConfig, pooling: str = "mean", normalized: bool = True):
+        super().__init__()
+        check_pooling(pooling)
+        self.encoder = Encoder(config)
+        self.pooling = pooling
+        self.normalized = normalized
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """``{"embedding": float (batch, hidden)}``; inputs as of ``Encoder.forward``."""
+        hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
+        return {"embedding": pool(hidden, attention_mask, self.pooling, self.normalized)}
+
+
+class SequenceClassifier(nn.Module):
+    """Encoder, BERT's pooler (dense and tanh on the first token) and a linear classifier.
+
+    Args:
+        config: settings of the encoder.
+        num_labels: number of classes.
+    """
+
+    def __init__(self, config: EncoderConfig, num_labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """``{"logits": float (batch, classes)}``; inputs as of ``Encoder.forward``."""
+        hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
+        return {"logits": self.classifier(torch.tanh(self.pooler(hidden[:, 0])))}
+
+
+class TokenClassifier(nn.Module):
+    """Encoder and a linear classifier on every token.
+
+    Args:
+        config: settings of the encoder.
+        num_labels: number of classes.
+    """
+
+    def __init__(self, config: EncoderConfig, num_labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """``{"logits": float (batch, sequence, classes)}``; inputs as of ``Encoder.forward``."""
+        hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
+        return {"logits": self.classifier(hidden)}

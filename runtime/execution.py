@@ -1,0 +1,276 @@
+"""Bind a program to buffers once, then run it as a list of calls.
+
+    bound = bind(program, plan.tensors, {"batch": 1, "tokens": 12, "sequence": 12}, buffers)
+    bound.inputs["input_ids"][:] = ids
+    bound.run()
+    bound.outputs["embedding"]            # a view of a buffer: copy it before the next run
+
+Every array a step reads or writes is looked up while binding; running does arithmetic only.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeformer.errors import BundleError, EdgeFormerError
+from edgeformer.runtime import kernels
+from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
+from edgeformer.runtime.plan import (
+    ALIGNMENT,
+    PlanProgram,
+    Step,
+    Tensor,
+    Value,
+    evaluate_size,
+    fail,
+)
+
+Array = NDArray[Any]
+
+_MAX_BUFFER_BYTES = 1 << 33
+
+
+class Buffers:
+    """The memory of an engine: one block per slot, shared by its programs, and scratch.
+
+    ``generation`` counts how often a block was replaced by a larger one: what was bound before
+    looks at the old blocks and must be bound again.
+    """
+
+    def __init__(self) -> None:
+        self.scratch = kernels.Scratch()
+        self.generation = 0
+        self._blocks: dict[int, NDArray[np.uint8]] = {}
+
+    def reserve(self, slot: int, size_bytes: int) -> None:
+        """Make the block of ``slot`` at least that large."""
+        if slot in self._blocks and self._blocks[slot].size >= size_bytes:
+            return
+        if size_bytes > _MAX_BUFFER_BYTES:
+            fail(f"it asks for a buffer of {size_bytes} bytes")
+        raw = np.empty(size_bytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        self._blocks[slot] = raw[start : start + size_bytes]
+        self.generation += 1
+
+    def array(self, slot: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """The block of ``slot`` seen as an array."""
+        count = math.prod(shape) * np.dtype(dtype).itemsize
+        return self._blocks[slot][:count].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class BoundProgram:
+    """A program with its arrays. ``run`` reads ``inputs`` and fills ``outputs``."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    calls: tuple[tuple[Callable[[], None], str], ...]
+
+    def run(self) -> None:
+        """Make every call in order.
+
+        Raises:
+            InputError: the values of an input cannot be used, such as an id outside a table.
+            BundleError: a step that NumPy refuses: the plan contradicts itself.
+        """
+        name = ""
+        try:
+            with np.errstate(all="ignore"):
+                for call, name in self.calls:
+                    call()
+        except EdgeFormerError:
+            raise
+        except (ValueError, IndexError, TypeError) as error:
+            raise _contradiction(name, error) from None
+
+
+def bind(
+    program: PlanProgram, tensors: tuple[Tensor, ...], sizes: Mapping[str, int], buffers: Buffers
+) -> BoundProgram:
+    """Give every value of ``program`` its array at these sizes of its dimensions.
+
+    Raises:
+        BundleError: shapes that contradict each other or exceed any memory.
+    """
+    shapes = [_shape(value, sizes) for value in program.values]
+    for value, shape in zip(program.values, shapes, strict=True):
+        if value.slot is not None:
+            buffers.reserve(value.slot, math.prod(shape) * np.dtype(value.dtype).itemsize)
+    arrays: list[Array | None] = [
+        None if value.slot is None else buffers.array(value.slot, shape, value.dtype)
+        for value, shape in zip(program.values, shapes, strict=True)
+    ]
+    calls = []
+    for k, step in enumerate(program.steps):
+        name = f"step {k} ({step.op})"
+        operands = [_operand(o, arrays, tensors) for o in step.inputs]
+        try:
+            if OPS[step.op].view:
+                view = _view(step, operands[0], shapes[step.output], sizes)
+                if view.dtype != program.values[step.output].dtype:
+                    raise ValueError("a view cannot change the dtype")
+                arrays[step.output] = view
+            else:
+                calls.append((_call(step, operands, arrays, tensors, buffers.scratch), name))
+        except (ValueError, IndexError, TypeError) as error:
+            raise _contradiction(name, error) from None
+    return BoundProgram(
+        {name: _made(arrays[k]) for name, k in program.inputs.items()},
+        {name: _made(arrays[k]) for name, k in program.outputs.items()},
+        tuple(calls),
+    )
+
+
+def _contradiction(name: str, error: Exception) -> BundleError:
+    return BundleError(
+        f"model.plan contradicts itself at {name}: {error}",
+        hint="convert again with `edgeformer convert`",
+    )
+
+
+def _shape(value: Value, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    shape = tuple(evaluate_size(size, sizes) for size in value.shape)
+    if min(shape, default=0) < 0:
+        fail("a shape is negative")
+    return shape
+
+
+def _made(array: Array | None) -> Array:
+    if array is None:
+        fail("a value is used before it is computed")
+    return array
+
+
+def _operand(
+    operand: int | None, arrays: list[Array | None], tensors: tuple[Tensor, ...]
+) -> Array | None:
+    if operand is None:
+        return None
+    return _made(arrays[operand]) if operand >= 0 else tensors[-1 - operand].array
+
+
+def _view(step: Step, x: Any, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Array:
+    """The result of a view step, which must have ``shape``."""
+    a = step.attributes
+    if step.op == "expand":
+        return np.broadcast_to(x, shape)
+    if step.op == "transpose":
+        view = x.transpose(a["axes"])
+    elif step.op == "reshape":
+        view = x.reshape(shape)
+        if x.size and not np.may_share_memory(view, x):
+            raise ValueError("a reshape would need a copy")
+    else:
+        where: list[Any] = [slice(None)] * x.ndim
+        if step.op == "slice":
+            start, stop = evaluate_size(a["start"], sizes), evaluate_size(a["stop"], sizes)
+            where[a["axis"]] = slice(start, stop, a["step"])
+        else:
+            where[a["axis"]] = evaluate_size(a["index"], sizes)
+        view = x[tuple(where)]
+    if view.shape != shape:
+        raise ValueError(f"the result has shape {view.shape}, not {shape}")
+    return np.asarray(view)
+
+
+def _call(
+    step: Step,
+    operands: list[Array | None],
+    arrays: list[Array | None],
+    tensors: tuple[Tensor, ...],
+    scratch: kernels.Scratch,
+) -> Callable[[], None]:
+    """The kernel of a compute step with its arrays and attributes filled in."""
+    spec = OPS[step.op]
+    keywords = dict(step.attributes)
+    if spec.quantized >= 0:
+        tensor = step.inputs[spec.quantized]
+        assert tensor is not None  # the parser allows no absent operand there
+        keywords["scale"] = tensors[-1 - tensor].scale if tensor < 0 else None
+    extra = (scratch,) if spec.scratch else ()
+    return partial(_KERNELS[step.op], *operands, _made(arrays[step.output]), *extra, **keywords)
+
+
+def _matmul(a: Array, b: Array, out: Array) -> None:
+    np.matmul(a, b, out=out)
+
+
+def _reduce(x: Array, out: Array, *, fn: str, axes: tuple[int, ...]) -> None:
+    REDUCE[fn](x, axis=axes, out=out, keepdims=out.ndim == x.ndim)
+
+
+def _unary(x: Array, out: Array, *, fn: str) -> None:
+    UNARY[fn](x, out=out)
+
+
+def _binary(a: Array, b: Array, out: Array, *, fn: str) -> None:
+    BINARY[fn](a, b, out=out)
+
+
+def _where(condition: Array, a: Array, b: Array, out: Array) -> None:
+    np.copyto(out, b)
+    np.copyto(out, a, where=condition)
+
+
+def _copy(x: Array, out: Array) -> None:
+    np.copyto(out, x, casting="unsafe")  # also the cast between dtypes
+
+
+def _take(x: Array, index: Array, out: Array, *, axis: int) -> None:
+    np.take(x, index, axis=axis, out=out)
+
+
+def _gather(x: Array, index: Array, out: Array, *, axis: int) -> None:
+    """torch.gather: other axes of index may be shorter than those of x."""
+    axis %= x.ndim
+    part = tuple(slice(None) if d == axis else slice(n) for d, n in enumerate(index.shape))
+    np.copyto(out, np.take_along_axis(x[part], index, axis))
+
+
+def _index(x: Array, *rest: Array) -> None:
+    *index, out = rest
+    np.copyto(out, x[tuple(index)])
+
+
+def _concatenate(*arrays: Array, axis: int) -> None:
+    *parts, out = arrays
+    np.concatenate(parts, axis=axis, out=out)
+
+
+def _range(out: Array, *, start: int, step: int) -> None:
+    np.copyto(out, start + step * np.arange(len(out)), casting="unsafe")
+
+
+def _cumsum(x: Array, out: Array, *, axis: int) -> None:
+    np.cumsum(x, axis=axis, out=out)
+
+
+_KERNELS: dict[str, Callable[..., None]] = {
+    "embedding": kernels.embedding,
+    "linear": kernels.linear,
+    "layer_norm": kernels.layer_norm,
+    "attention_packed": kernels.attention_packed,
+    "attention_dense": kernels.attention_dense,
+    "attention_heads": kernels.attention_heads,
+    "softmax": kernels.softmax,
+    "segment_sum": kernels.segment_sum,
+    "activate": kernels.activate,
+    "matmul": _matmul,
+    "reduce": _reduce,
+    "unary": _unary,
+    "binary": _binary,
+    "where": _where,
+    "copy": _copy,
+    "take": _take,
+    "gather": _gather,
+    "index": _index,
+    "concatenate": _concatenate,
+    "range": _range,
+    "cumsum": _cumsum,
+}

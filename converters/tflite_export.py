@@ -7,12 +7,15 @@ channel, activations quantized per row while running (ai-edge-quantizer's ``dyna
 Writes only under the folder it is given; the converter's own messages are shown if it fails.
 """
 
+import contextlib
 import importlib
-import importlib.metadata
+import logging
+import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,11 +32,12 @@ from edgeformer.runtime.manifest import Port, Program, Variant
 
 PRECISIONS = ("fp32", "int8")
 _LEAVE_OUT = "leave TFLite out with --engines onnx,numpy"
+# How the converter's layers (its own lowering, torch.fx, MLIR) name the operation they failed at.
 _OPERATION = (
     re.compile(r"Lowering not found: ([\w.:]+)"),
-    re.compile(r"'((?:stablehlo|chlo|vhlo|tfl|func)\.[\w.]+)' op"),
+    re.compile(r"call_function\[target=torch\.ops\.([\w.]+)\]"),
     re.compile(r"failed to legalize operation '([\w.]+)'"),
-    re.compile(r"\b(aten\.[\w.]+)"),
+    re.compile(r"'((?:stablehlo|chlo|vhlo|tfl)\.[\w.]+)' op"),
 )
 
 
@@ -68,14 +72,15 @@ def export_tflite(
             raise ModelError(f"TFLite files are fp32 or int8, not {precision}", hint=_LEAVE_OUT)
     _check_host()
     lengths = bucket_lengths(prepared, profile)
-    content = _convert(prepared.module, _signatures(prepared, lengths))
     variants = []
-    for precision in precisions:
-        data = content if precision == "fp32" else _quantize(content)
-        file = f"tflite-{precision}/model.tflite"
-        (root / file).parent.mkdir(parents=True)
-        (root / file).write_bytes(data)
-        variants.append(_variant(prepared, precision, file, lengths))
+    with _process_restored():
+        content = _convert(prepared.module, _signatures(prepared, lengths))
+        for precision in precisions:
+            data = content if precision == "fp32" else _quantize(content)
+            file = f"tflite-{precision}/model.tflite"
+            (root / file).parent.mkdir(parents=True)
+            (root / file).write_bytes(data)
+            variants.append(_variant(prepared, precision, file, lengths))
     return tuple(variants)
 
 
@@ -106,6 +111,24 @@ def _variant(
     return Variant(
         f"tflite-{precision}", "tflite", precision, "buckets", note, "", {"main": program}
     )
+
+
+@contextlib.contextmanager
+def _process_restored() -> Iterator[None]:
+    """Undo what the converter's libraries do to the whole process and to the temporary folder.
+
+    JAX and torch set environment variables, the first log message adds a handler to the root
+    logger, and torch makes a cache folder that it leaves behind.
+    """
+    variables, handlers = set(os.environ), logging.root.handlers[:]
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
+        try:
+            yield
+        finally:
+            for name in set(os.environ) - variables:
+                del os.environ[name]
+            logging.root.handlers[:] = handlers
 
 
 def _check_host() -> None:
@@ -166,17 +189,24 @@ def _convert(module: torch.nn.Module, signatures: Sequence[_Signature]) -> bytes
             failure = error
         else:
             return content
-    sys.stderr.write(log.tail() + "\n")
-    raise ModelError(_failure_text(failure, log.text), hint=_LEAVE_OUT) from failure
+    operation = _failed_operation(f"{failure}\n{log.text}")
+    first = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+    if operation:
+        text = f"TFLite has no form of the operation {operation}: {first}"
+    elif "data-dependent" in str(failure):
+        text = f"the module's shapes or branches depend on its data, TFLite's cannot: {first}"
+    else:
+        sys.stderr.write(log.tail() + "\n")
+        text = f"the module cannot be converted to TFLite: {first}"
+    raise ModelError(text, hint=_LEAVE_OUT) from failure
 
 
-def _failure_text(error: Exception, log: str) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _failed_operation(text: str) -> str:
     for pattern in _OPERATION:
-        found = pattern.search(f"{error}\n{log}")
+        found = pattern.search(text)
         if found:
-            return f"TFLite has no form of the operation {found[1]}: {first}"
-    return f"the module cannot be converted to TFLite: {first}"
+            return found[1]
+    return ""
 
 
 def _quantize(content: bytes) -> bytes:

@@ -32,7 +32,7 @@ class BlasInfo:
     """The BLAS behind NumPy.
 
     Attributes:
-        name: ``openblas``, ``blis``, ``mkl``, ``accelerate``, ``reference`` or ``unknown``.
+        name: ``openblas``, ``blis``, ``mkl``, ``reference`` or ``unknown``.
         version: what the library says of itself, empty if nothing.
         path: file it was loaded from, empty if not found.
         threads: how many it would use now, 0 if that cannot be asked.

@@ -194,7 +194,7 @@ def _call(
         assert tensor is not None  # the parser allows no absent operand there
         keywords["scale"] = tensors[-1 - tensor].scale if tensor < 0 else None
     extra = (scratch,) if spec.scratch else ()
-    return partial(_KERNELS[step.op], *operands, _made(arrays[step.output]), *extra, **keywords)
+    return partial(KERNELS[step.op], *operands, _made(arrays[step.output]), *extra, **keywords)
 
 
 def _matmul(a: Array, b: Array, out: Array) -> None:
@@ -251,7 +251,7 @@ def _cumsum(x: Array, out: Array, *, axis: int) -> None:
     np.cumsum(x, axis=axis, out=out)
 
 
-_KERNELS: dict[str, Callable[..., None]] = {
+KERNELS: dict[str, Callable[..., None]] = {
     "embedding": kernels.embedding,
     "linear": kernels.linear,
     "layer_norm": kernels.layer_norm,

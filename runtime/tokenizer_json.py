@@ -172,27 +172,25 @@ def _parse_added_tokens(
         raise BundleError("tokenizer.json: added_tokens is not a list")
     ids: dict[str, int] = {}
     tokens: list[AddedToken] = []
-    special_first: list[bool] = []
+    first_letters = ""
     for item in spec or ():
         content = _field(item, "content", str, "added_tokens")
-        normalized = _field(item, "normalized", bool, "added_tokens")
-        if not content or (normalized and not normalizer.fast(content)):
+        names = ("single_word", "lstrip", "rstrip", "normalized")
+        flags = {name: _field(item, name, bool, "added_tokens") for name in names}
+        pattern = normalizer.fast(content) if flags["normalized"] else content
+        if not pattern:
             raise UnsupportedPartError("an empty added token")
         if content in ids:
             raise UnsupportedPartError(f"added token {content!r} twice")
-        if properties(ord(content[0])) & SPACE:
-            raise UnsupportedPartError(f"added token {content!r}, which starts with a space")
+        first_letters += pattern[0]
         # Like `tokenizers`, which numbers unknown tokens itself and ignores the id in the file.
         free = max([len(vocab) - 1, *ids.values()]) + 1
         ids[content] = vocab.get(content, free)
-        flags = {f: _field(item, f, bool, "added_tokens") for f in ("single_word", "lstrip")}
-        rstrip = _field(item, "rstrip", bool, "added_tokens")
-        tokens.append(
-            AddedToken(content, ids[content], rstrip=rstrip, normalized=normalized, **flags)
-        )
-        special_first.append(_field(item, "special", bool, "added_tokens"))
-    order = sorted(range(len(tokens)), key=lambda index: not special_first[index])
-    return tuple(tokens[index] for index in order)
+        tokens.append(AddedToken(content, ids[content], **flags))
+    spaces = any(properties(ord(letter)) & SPACE for letter in first_letters)
+    if spaces and any(token.rstrip for token in tokens):
+        raise UnsupportedPartError("an added token that starts with a space another may take")
+    return tuple(tokens)
 
 
 def _parse_piece(piece: Any, special: dict[str, Any]) -> Special | Segment:

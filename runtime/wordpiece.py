@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import Literal, NamedTuple
 
-from edgeformer.runtime.normalizer import CharacterTable, MovableMarkError, Normalizer, Step
+from edgeformer.runtime.normalizer import CharacterTable, MovableMarkError, Normalizer, Span, Step
 from edgeformer.runtime.unicode_table import PUNCTUATION, SPACE, WORD, properties
 
 PreTokenizer = Literal["bert", "whitespace_split", "whitespace"]
@@ -39,7 +39,7 @@ class Token(NamedTuple):
     start: int
     end: int
     name: str
-    word: int = 0
+    word: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class WordPiece:
 
     def __init__(self, config: WordPieceConfig) -> None:
         self._config = config
-        self._unk = (config.vocab[config.unk_token], config.unk_token)
+        self._unk_id = config.vocab[config.unk_token]
         self._longest = max(map(len, config.vocab))
         self._normalizer = Normalizer(config.steps)
         added = config.added_tokens
@@ -89,7 +89,7 @@ class WordPiece:
         self._normalized = _AddedTokens(normalized)
         self._ascii_words = re.compile(_ASCII_WORDS[config.pre_tokenizer]).findall
         self._split_table = CharacterTable(self._spread)
-        self._word_ids = _WordCache(self._match_ids, config.max_input_chars_per_word)
+        self._word_ids = _WordCache(self._cut, config.max_input_chars_per_word)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of ``text``, without special tokens. Lone surrogates count as U+FFFD."""
@@ -131,32 +131,38 @@ class WordPiece:
                 yield Token(added.id, first, last, text[start:end], next(words))
                 continue
             for begin, stop in _word_spans(text, start, end, self._config.pre_tokenizer):
-                word = next(words)
-                for token in self._match(text[begin:stop]):
-                    first, last = spans[begin + token.start][0], spans[begin + token.end - 1][1]
-                    yield Token(token.id, first, last, token.name, word)
+                yield from self._word_tokens(text[begin:stop], spans[begin:stop], next(words))
 
-    def _match(self, word: str) -> list[Token]:
-        """Split one normalised word; offsets are into the word."""
+    def _cut(self, word: str) -> tuple[list[int], list[int]]:
+        """Ids of the pieces of one normalised word, and where in the word each piece ends."""
         vocab, size = self._config.vocab, len(word)
-        unknown = [Token(self._unk[0], 0, size, self._unk[1])]
         if size > self._config.max_input_chars_per_word:
-            return unknown
-        found: list[Token] = []
+            return [self._unk_id], [size]
+        ids: list[int] = []
+        ends: list[int] = []
         start, prefix = 0, ""
         while start < size:
-            for end in range(min(size, start + self._longest), start, -1):
-                name = prefix + word[start:end]
-                if name in vocab:
-                    break
-            else:
-                return unknown
-            found.append(Token(vocab[name], start, end, name))
+            end = min(size, start + self._longest)
+            id_ = vocab.get(prefix + word[start:end])
+            while id_ is None:
+                end -= 1
+                if end == start:
+                    return [self._unk_id], [size]
+                id_ = vocab.get(prefix + word[start:end])
+            ids.append(id_)
+            ends.append(end)
             start, prefix = end, self._config.prefix
-        return found
+        return ids, ends
 
-    def _match_ids(self, word: str) -> tuple[int, ...]:
-        return tuple(token.id for token in self._match(word))
+    def _word_tokens(self, word: str, spans: Sequence[Span], number: int) -> Iterator[Token]:
+        """Tokens of one normalised word whose characters stand for ``spans`` of the text."""
+        start, prefix = 0, ""
+        for id_, end in zip(*self._cut(word), strict=True):
+            whole = start == 0 and end == len(word)
+            unknown = whole and id_ == self._unk_id
+            name = self._config.unk_token if unknown else prefix + word[start:end]
+            yield Token(id_, spans[start][0], spans[end - 1][1], name, number)
+            start, prefix = end, self._config.prefix
 
     def _spread(self, code: int) -> str:
         """A code point normalised, with spaces where it ends or starts a word."""
@@ -175,14 +181,16 @@ class WordPiece:
 class _WordCache(dict[str, tuple[int, ...]]):
     """Ids of the words met so far; emptied when full, and never holding an overlong word."""
 
-    def __init__(self, match: Callable[[str], tuple[int, ...]], longest: int) -> None:
+    def __init__(
+        self, cut: Callable[[str], tuple[list[int], list[int]]], longest_word: int
+    ) -> None:
         super().__init__()
-        self._match = match
-        self._longest = longest
+        self._cut = cut
+        self._longest_word = longest_word
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = self._match(word)
-        if len(word) <= self._longest:
+        ids = tuple(self._cut(word)[0])
+        if len(word) <= self._longest_word:
             if len(self) >= _CACHE_LIMIT:
                 self.clear()
             self[word] = ids

@@ -2,13 +2,14 @@
 
 import sys
 import threading
+from itertools import product
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfOracle
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.hf_tokenizer import HfTokenizer
@@ -19,6 +20,7 @@ from edgeformer.runtime.tokenizer import (
     strip_tokenizer,
 )
 from tests.tokenizer_oracle import (
+    NEIGHBOURS,
     Spec,
     added,
     assert_same,
@@ -84,6 +86,20 @@ KINDS: dict[str, Spec] = {
     "no normalizer": tiny(normalizer=None, post_processor=None),
     "mpnet": with_added(tiny(post_processor=ROBERTA), added("<mask>", 0, lstrip=True)),
     "prefix space": with_added(tiny(post_processor={**ROBERTA, "add_prefix_space": True}), *ADDED),
+    "cased prefix space": with_added(
+        tiny(
+            normalizer=bert_normalizer(lowercase=False),
+            post_processor={**ROBERTA, "add_prefix_space": True},
+        ),
+        *ADDED,
+    ),
+    "one begins another": with_added(
+        tiny(),
+        added("Ab", 0, normalized=True, rstrip=True),
+        added("abc", 0, normalized=True),
+        added("<xyz>", 0),
+        added("<x", 0),
+    ),
     "template": with_added(tiny(post_processor=TEMPLATE), *ADDED),
     "added to cased": with_added(tiny(normalizer=bert_normalizer(lowercase=False)), *ADDED),
     "sequence": with_added(
@@ -118,7 +134,10 @@ def test_other_kinds_of_tokenizers(kind: str) -> None:
     for pair in (False, True):
         assert ours.num_special_tokens(pair) == theirs.num_special_tokens_to_add(pair)
 
-    @settings(max_examples=150, deadline=None)
+    for pair_of_parts in product(NEIGHBOURS, repeat=2):
+        assert_same(ours, theirs, "".join(pair_of_parts))
+
+    @settings(max_examples=100, deadline=None)
     @given(text=texts, pair=st.none() | texts, max_length=st.none() | st.integers(4, 12))
     def check(text: str, pair: str | None, max_length: int | None) -> None:
         assert_same(ours, theirs, text, pair, max_length)
@@ -131,25 +150,34 @@ flags = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     contents=st.lists(
-        st.text("ab É[中_\u0323", min_size=1, max_size=3).filter(
+        st.text("abÉ 中\u0323", min_size=1, max_size=3).filter(
             # A token that normalises to nothing makes `tokenizers` panic.
-            lambda content: content[0] != " " and content.strip("\u0323") != ""
+            lambda content: content[0] not in " \u0323"
         ),
         min_size=1,
         max_size=4,
-        unique=True,
+        # Of two that normalise alike, `tokenizers` takes one or the other, by chance.
+        unique_by=lambda content: normalizers.BertNormalizer().normalize_str(content),
     ),
     data=st.data(),
 )
 def test_added_tokens_with_any_flags(contents: list[str], data: st.DataObject) -> None:
     tokens = [added(content, 0, **data.draw(flags)) for content in contents]
     ours, theirs = both(with_added(tiny(), *tokens))
-    assert isinstance(ours, WordPieceTokenizer)
+    # Where a stripped token may overlap the next one, `tokenizers` itself has to run.
+    overlap = any(token["rstrip"] for token in tokens) and any("中" in c for c in contents)
+    assert isinstance(ours, WordPieceTokenizer) or overlap
     for _ in range(4):
-        assert_same(ours, theirs, data.draw(st.text("abAeéE [中_\u0323\u0301 \t", max_size=12)))
+        assert_same(ours, theirs, data.draw(st.text("abAeéE 中\u0323\u0301\t", max_size=12)))
+
+
+def test_of_two_added_tokens_that_normalize_alike_the_first_wins() -> None:
+    tokens = [added("AB", 0, normalized=True), added("Ab", 0, normalized=True, special=True)]
+    spec = with_added(tiny(), *tokens)
+    assert load_tokenizer(dump(spec)).encode("ab")[1] == spec["added_tokens"][-2]["id"]
 
 
 def test_known_ids_of_minilm(minilm: tuple[Tokenizer, HfOracle]) -> None:
@@ -167,8 +195,7 @@ def test_spans_of_a_text_can_be_cut_out(minilm: tuple[Tokenizer, HfOracle]) -> N
     encoding = minilm[0].encoding(text, offsets=True)
     assert encoding.offsets is not None
     spans = [text[a:b] for a, b in encoding.offsets]
-    # The accent of the decomposed letter belongs to no token: it is removed, not replaced.
-    assert "".join(spans) == "Züriche" + "té中文!"
+    assert spans == ["", "Zürich", "e\u0301t", "é", "中", "文", "!", ""]
     assert encoding.word_ids == [None, 0, 1, 1, 2, 3, 4, None]
 
 

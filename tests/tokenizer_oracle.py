@@ -4,6 +4,7 @@ import json
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 import tokenizers
@@ -37,12 +38,16 @@ TRICKY = [
     *["中", "文", "\uf900", "\U0002f800", "か", "\u3099", "が", "한", "각", "\u1100\u1161\u11a8"],
     *["_", "-", "—", "。", "«", "a.b", "१", "٣", "²", "+", "$", "€", "🙂", "🏳️‍🌈", "Zz", "aaa"],
 ]
+# Put side by side in pairs: added tokens beside white space, letters and each other.
+NEIGHBOURS = [
+    *["", " ", "  ", "\t", "\u3000", "a", "é", "\u0301", "_", "中", "Ġ", "x.", "[SEP]", "<mask>"],
+    *["<x>", "<l>", "<r>", " <l>", "<r> ", "word", "Normal", "résumé", "Ab", " aB ", "abc"],
+    *["<xyz>"],
+]
 texts = st.lists(st.one_of(st.sampled_from(TRICKY), st.text(max_size=4)), max_size=12).map("".join)
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_LETTERS = (
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éßςσĠ_中か\u0301\u0323가한"
-)
+_LETTERS = f"{ascii_letters}{digits}éßςσĠ_中か\u0301\u0323\ufffd가한"
 
 
 def minilm_json() -> bytes:

@@ -1,8 +1,8 @@
 """The encoder: embeddings, then layers, one additive mask for all of them.
 
-    config = EncoderConfig(vocab_size=30522, hidden_size=384, num_heads=(12,) * 6, head_dim=32,
-                           intermediate_sizes=(1536,) * 6, max_positions=512)
-    hidden = Encoder(config)(input_ids, attention_mask, token_type_ids, position_ids)
+config = EncoderConfig(vocab_size=30522, hidden_size=384, num_heads=(12,) * 6, head_dim=32,
+                       intermediate_sizes=(1536,) * 6, max_positions=512)
+hidden = Encoder(config)(input_ids, attention_mask, token_type_ids, position_ids)
 """
 
 import torch

@@ -28,10 +28,16 @@ def read_weights(folder: Path) -> Tensors:
     """
     tensors: Tensors = {}
     for path in _weight_files(folder):
-        for name, tensor in _read_file(path).items():
+        stored = _read_file(path)
+        # A tensor saved under two names is cast once, so that it stays one tensor.
+        cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
+        for name, tensor in stored.items():
             if name in tensors:
                 raise ModelError(f"two weight files of {folder} hold the tensor {name!r}")
-            tensors[name] = _checked(name, tensor)
+            key = (tensor.data_ptr(), tensor.shape)
+            if key not in cast:
+                cast[key] = _checked(name, tensor)
+            tensors[name] = cast[key]
     return tensors
 
 

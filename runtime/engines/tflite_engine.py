@@ -5,13 +5,14 @@ runs in the smallest bucket that holds it, padded with mask 0; so its answer can
 texts. A module without an attention mask cannot be padded: it runs at its example shapes only.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import BundleError, EngineError, InputError
+from edgeformer.errors import BundleError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.tflite_session import Session, open_session
@@ -19,6 +20,7 @@ from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Port, Program, Variant
 
 Arrays = dict[str, NDArray[Any]]
+_OUTSIDE = re.compile(r"Got (-?\d+), and bounds are \[(\d+), (\d+)\]")
 
 
 def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "TfliteEngine":
@@ -121,12 +123,6 @@ class TfliteEngine:
         """Release the files; the engine cannot be used afterwards."""
         for session in self._sessions.values():
             session.close()
-        self._sessions = {}
-
-    def _session(self, program: Program) -> Session:
-        if program.file not in self._sessions:
-            raise EngineError("the engine is closed", hint="load the bundle again")
-        return self._sessions[program.file]
 
     def _run_row(self, program: Program, arrays: Arrays, length: int) -> Arrays:
         """One text of ``length`` tokens, padded to its bucket, its answer cut back."""
@@ -138,11 +134,11 @@ class TfliteEngine:
                 hint="shorten or split the text, or convert with larger length.bucket_tokens",
             )
         padded = {p.name: _padded(p, arrays[p.name], bucket) for p in program.inputs}
-        answer = _call(self._session(program), _entry(program, bucket), padded)
+        answer = _call(self._sessions[program.file], _entry(program, bucket), padded)
         return {p.name: _cut(p, answer[p.name], length) for p in program.outputs}
 
     def _run_example_shape(self, program: Program, arrays: Arrays) -> Arrays:
-        session = self._session(program)
+        session = self._sessions[program.file]
         shapes = {name: array.shape for name, array in arrays.items()}
         entries = _example_entries(program, session.shapes)
         for entry in entries:
@@ -159,9 +155,14 @@ class TfliteEngine:
 def _call(session: Session, entry: str, arrays: Arrays) -> Arrays:
     try:
         return session.run(entry, arrays)
-    except (RuntimeError, ValueError) as error:  # such as a token id outside the vocabulary
+    except (RuntimeError, ValueError) as error:
+        outside = _OUTSIDE.findall(str(error))  # the message also repeats those of earlier calls
+        if not outside:
+            raise InputError(f"TFLite cannot run these inputs: {str(error)[-200:]}") from None
+        found, first, last = outside[-1]
         raise InputError(
-            f"TFLite refused the inputs: {error}", hint="look for ids beyond the vocabulary"
+            f"an id is {found}, outside the model's table of {first} to {last}",
+            hint="use ids of the model's own tokenizer",
         ) from None
 
 

@@ -1,0 +1,61 @@
+"""Prepared module -> ``model.plan`` for the NumPy engine, one file for each precision.
+
+    variants = export_numpy(prepared, ("int8",), load_profile("rpi4"), staging_folder)
+"""
+
+from pathlib import Path
+
+from edgeformer.converters.plan.lower import lower
+from edgeformer.converters.plan.write import write_plan
+from edgeformer.converters.prepared import PreparedModel
+from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.errors import ModelError
+from edgeformer.runtime.manifest import Program, Variant
+
+_PRECISIONS = ("fp32", "int8")
+
+
+def export_numpy(
+    prepared: PreparedModel, precisions: tuple[str, ...], profile: DeviceProfile, root: Path
+) -> tuple[Variant, ...]:
+    """Lower the module once and write it at each precision.
+
+    Args:
+        prepared: what to convert.
+        precisions: of ``fp32`` and ``int8``.
+        profile: not consulted: a plan runs on any CPU.
+        root: staging folder of the bundle; files go to ``root/numpy-PRECISION/model.plan``.
+
+    Returns:
+        one variant for each precision, without parity. ``layout`` is ``packed`` where padding
+        can be left out; else ``note`` says why not.
+
+    Raises:
+        ModelError: an operation or precision that plans do not have.
+    """
+    for precision in precisions:
+        if precision not in _PRECISIONS:
+            raise ModelError(
+                f"the NumPy engine has no {precision}",
+                hint=f"set quantization.numpy of the profile to one of: {', '.join(_PRECISIONS)}",
+            )
+    lowered = lower(prepared)
+    variants = []
+    for precision in precisions:
+        variant_id = f"numpy-{precision}"
+        file = f"{variant_id}/model.plan"
+        (root / variant_id).mkdir(parents=True, exist_ok=True)
+        write_plan(root / file, {"main": (lowered.layout, lowered.graph)}, precision)
+        program = Program(file, "main", (), prepared.inputs, prepared.outputs)
+        variants.append(
+            Variant(
+                id=variant_id,
+                engine="numpy",
+                precision=precision,
+                layout=lowered.layout,
+                note=lowered.note,
+                provider="",
+                programs={"main": program},
+            )
+        )
+    return tuple(variants)

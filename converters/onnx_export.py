@@ -1,0 +1,241 @@
+"""Prepared module -> one ONNX file for each precision, for ONNX Runtime.
+
+    export_onnx(prepared, ("fp32", "int8"), profile, folder)   # folder/onnx-int8/model.onnx, ...
+
+torch.export makes one graph with dynamic dimensions, the passes of ``onnx_passes`` turn a copy of
+it into each precision. Opset 20, where LayerNormalization and Gelu are single ops. Weights lie
+inside the file; the same module, examples and versions give the same bytes.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeformer.converters.onnx_ranges import channel_ranges
+from edgeformer.converters.prepared import PreparedModel
+from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.errors import EngineError, InputError, ModelError
+from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.manifest import Program, Variant
+
+try:
+    import onnx_ir as ir
+
+    from edgeformer.converters.onnx_attention import TRANSLATIONS
+    from edgeformer.converters.onnx_passes.clean import clean
+    from edgeformer.converters.onnx_passes.editing import linears, matrix
+    from edgeformer.converters.onnx_passes.half_precision import convert_half
+    from edgeformer.converters.onnx_passes.quantize_linears import quantize_linears
+    from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables
+    from edgeformer.converters.onnx_passes.smooth_inputs import smooth_inputs
+except ModuleNotFoundError as missing:
+    raise EngineError(
+        f"converting to ONNX needs {missing.name}", hint='pip install "edgeformer[convert]"'
+    ) from None
+
+OPSET = 20
+ENOUGH_EXAMPLES = 8  # fewer do not show how large activations get; random texts are added
+_RANDOM_LENGTHS = (3, 6, 10, 14, 20, 30, 40, 60)
+MAX_BYTES = 2_000_000_000  # one protobuf message holds less than 2 GiB
+_NOTES = {
+    "fp32": "",
+    "fp16": "float16 weights and arithmetic, float32 outputs",
+    "int8": "int8 weights per channel, activations quantized per row as they come",
+}
+
+
+class _Positional(torch.nn.Module):
+    """The prepared module with inputs and outputs in the order of its ports."""
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__()
+        self.module = prepared.module
+        self._inputs = [port.name for port in prepared.inputs]
+        self._outputs = [port.name for port in prepared.outputs]
+
+    def forward(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        answer = self.module(**dict(zip(self._inputs, arguments, strict=True)))
+        return tuple(answer[name] for name in self._outputs)
+
+
+def export_onnx(
+    prepared: PreparedModel, precisions: Sequence[str], profile: DeviceProfile, root: Path
+) -> tuple[Variant, ...]:
+    """Write ``root/onnx-PRECISION/model.onnx`` for each precision.
+
+    Args:
+        prepared: the module; its first example is traced. For int8 up to 32 are run to see which
+            channels have outliers; a token model with fewer than 8 gets random texts besides.
+        precisions: of ``fp32``, ``fp16``, ``int8``.
+        profile: tells the execution provider and whether int8 weights keep to 7 bits.
+        root: existing folder.
+
+    Raises:
+        ModelError: the module cannot be exported, or its file would exceed 2 GB.
+    """
+    with _quiet():
+        model, program = _capture(prepared)
+        ranges = _ranges(model, program, prepared) if "int8" in precisions else {}
+        return tuple(
+            _write(
+                _at_precision(model, precision, ranges, profile), precision, prepared, profile, root
+            )
+            for precision in precisions
+        )
+
+
+def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedProgram]:
+    arguments = trace_arguments(prepared)
+    dynamic = tuple(
+        {i: torch.export.Dim.DYNAMIC for i, size in enumerate(port.shape) if isinstance(size, str)}
+        for port in prepared.inputs
+    )
+    module = _Positional(prepared).eval()
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                module, arguments, dynamic_shapes=(dynamic,), strict=False
+            )
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                custom_translation_table=TRANSLATIONS,
+            )
+    except Exception as error:
+        raise ModelError(
+            f"{prepared.card.name} cannot be exported to ONNX: {_reason(error)}",
+            hint="leave ONNX out with --engines, or write that part of forward() with tensor"
+            " operations that do not depend on values",
+        ) from error
+    assert exported is not None and exported.exported_program is not None  # since dynamo=True
+    return exported.model, exported.exported_program
+
+
+def trace_arguments(prepared: PreparedModel) -> tuple[torch.Tensor, ...]:
+    """The first example with every symbolic dimension at least 2 and no two of equal size.
+
+    torch.export takes a size of 1 for a constant, and two equal sizes for one dimension.
+    """
+    values = [prepared.examples[0][port.name] for port in prepared.inputs]
+    used: set[int] = set()
+    for symbol in dict.fromkeys(s for p in prepared.inputs for s in p.shape if isinstance(s, str)):
+        places = [
+            (i, axis)
+            for i, port in enumerate(prepared.inputs)
+            for axis, size in enumerate(port.shape)
+            if size == symbol
+        ]
+        size = values[places[0][0]].shape[places[0][1]]
+        times = 1
+        while size * times < 2 or size * times in used:
+            times += 1
+        used.add(size * times)
+        for i, axis in places:
+            values[i] = torch.cat([values[i]] * times, dim=axis)
+    return tuple(value.clone() for value in values)
+
+
+def _ranges(
+    model: ir.Model, program: torch.export.ExportedProgram, prepared: PreparedModel
+) -> dict[str, NDArray[np.float32]]:
+    names = {linear.x.name for linear in linears(model) if linear.x.name}
+    order = [port.name for port in prepared.inputs]
+    examples = [[example[name] for name in order] for example in prepared.examples]
+    if len(examples) < ENOUGH_EXAMPLES and "input_ids" in order:
+        words = _vocabulary_size(model, order.index("input_ids"))
+        examples += [[one[name] for name in order] for one in random_texts(prepared, words)]
+    return channel_ranges(program, names, examples)
+
+
+def _vocabulary_size(model: ir.Model, position: int) -> int:
+    """Rows of the table that ``input_ids`` looks up, 0 if it is not looked up directly."""
+    for node in model.graph.inputs[position].consumers():
+        table = matrix(node.inputs[0]) if node.op_type == "Gather" else None
+        if table is not None:
+            return len(table)
+    return 0
+
+
+def random_texts(prepared: PreparedModel, vocabulary_size: int) -> list[dict[str, torch.Tensor]]:
+    """Inputs of random tokens: outlier channels come from the weights, and any text shows them."""
+    if vocabulary_size == 0 or any(len(p.shape) != 2 for p in prepared.inputs):
+        return []
+    generator = np.random.default_rng(0)
+    texts = []
+    for length in _RANDOM_LENGTHS:
+        ids = generator.integers(0, vocabulary_size, (1, min(length, prepared.card.max_length)))
+        try:
+            arrays = complete_inputs(prepared.inputs, {"input_ids": ids})
+        except InputError:  # an input without default: only the examples know what it looks like
+            return []
+        texts.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return texts
+
+
+def _at_precision(
+    model: ir.Model,
+    precision: str,
+    ranges: dict[str, NDArray[np.float32]],
+    profile: DeviceProfile,
+) -> ir.Model:
+    copy = model.clone()
+    if precision == "int8":
+        smooth_inputs(copy, ranges)
+        quantize_linears(copy, profile.quantization.reduce_range)
+        quantize_tables(copy)
+    elif precision == "fp16":
+        convert_half(copy)
+    return copy
+
+
+def _write(
+    model: ir.Model, precision: str, prepared: PreparedModel, profile: DeviceProfile, root: Path
+) -> Variant:
+    variant_id = f"onnx-{precision}"
+    clean(model, prepared.inputs, prepared.outputs)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"{variant_id} would have {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB",
+            hint="convert with --precision int8, or compress the model first",
+        )
+    file = f"{variant_id}/model.onnx"
+    (root / variant_id).mkdir()
+    (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    main = Program(file, "main", (), prepared.inputs, prepared.outputs)
+    provider = profile.runtime.provider if precision == "fp16" else ""
+    return Variant(
+        variant_id, "onnx", precision, "dense", _NOTES[precision], provider, {"main": main}
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The first lines that say something, of the innermost error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals and of packages that are not needed here."""
+    before: Any = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,115 @@
+"""What every pass needs: constants, inserted nodes, and the linear layers of a graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Attributes = Mapping[str, int | float | str | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight + bias`` of one MatMul or Gemm node.
+
+    Attributes:
+        node: the node itself.
+        x: its first input, (..., in_features).
+        weight: float32 (in_features, out_features).
+        bias: Gemm's third input, None for MatMul.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    weight: NDArray[np.float32]
+    bias: ir.Value | None
+
+
+def constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
+    """An initializer holding ``array``; one of that name and content is used again."""
+    initializers = model.graph.initializers
+    unique, count = name, 0
+    while unique in initializers:
+        held = initializers[unique].const_value
+        if held is not None and held.dtype == ir.DataType.from_numpy(array.dtype):
+            old = held.numpy()
+            if old.shape == array.shape and np.array_equal(old, array):
+                return initializers[unique]
+        count += 1
+        unique = f"{name}.{count}"
+    value = ir.Value(
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(np.ascontiguousarray(array), name=unique),
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+def insert(
+    model: ir.Model,
+    at: ir.Node,
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Attributes | None = None,
+    dtype: ir.DataType | None = None,
+) -> ir.Value:
+    """Put a node of one output before ``at`` and return that output."""
+    node = ir.node(op, inputs, attributes)
+    if dtype is not None:
+        node.outputs[0].type = ir.TensorType(dtype)
+    model.graph.insert_before(at, node)
+    return node.outputs[0]
+
+
+def replace(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
+    """Let everything that used the node's only output use ``value``, and remove the node."""
+    old = node.outputs[0]
+    value.type, value.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+
+
+def linears(model: ir.Model) -> list[Linear]:
+    """Every MatMul and plain Gemm whose second input is a constant float32 matrix."""
+    found = []
+    for node in model.graph:
+        if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type == "Gemm" and not _is_plain(node):
+            continue
+        x, weight = node.inputs[0], matrix(node.inputs[1])
+        if x is None or weight is None:
+            continue
+        if node.attributes.get_int("transB", 0):
+            weight = np.ascontiguousarray(weight.T)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        found.append(Linear(node, x, weight, bias))
+    return found
+
+
+def matrix(value: ir.Value | None) -> NDArray[np.float32] | None:
+    """The constant float32 matrix behind ``value``, looking through one Transpose."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        held = value.const_value
+        return held.numpy() if held.dtype == ir.DataType.FLOAT and len(held.shape) == 2 else None
+    producer = value.producer()
+    if producer is None or producer.op_type != "Transpose":
+        return None
+    behind = matrix(producer.inputs[0])
+    return None if behind is None else np.ascontiguousarray(behind.T)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    read = node.attributes
+    return (
+        read.get_int("transA", 0) == 0
+        and read.get_float("alpha", 1.0) == 1.0
+        and read.get_float("beta", 1.0) == 1.0
+    )

@@ -1,0 +1,149 @@
+"""Pass 1: torch.export, with every composite operation kept whole.
+
+1. The first example is repeated to sizes of at least 2, different for each named dimension: a
+   size of 1, or two dimensions of one size, would be taken for a property of the model.
+2. The dimensions that the ports name are exported as dynamic. A model that fixes one is an error.
+3. The program is made functional (no in-place writes) without decomposing linear, embedding,
+   layer_norm, gelu or scaled_dot_product_attention.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgeformer.converters.prepared import PreparedModel
+from edgeformer.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An exported program.
+
+    Attributes:
+        program: functional, parameters as inputs.
+        names: symbol of the program -> dimension of a port.
+        limits: dimension -> largest size, 0 where any size runs.
+        outputs: names of the outputs in their order.
+    """
+
+    program: torch.export.ExportedProgram
+    names: dict[str, str]
+    limits: dict[str, int]
+    outputs: tuple[str, ...]
+
+
+def capture(prepared: PreparedModel) -> Captured:
+    """Export ``prepared.module`` at the dynamic shapes of its ports.
+
+    Raises:
+        ModelError: the module cannot be exported, or fixes a dimension that its ports call free.
+    """
+    inputs = _trace_inputs(prepared)
+    dynamic = {
+        port.name: {
+            axis: torch.export.Dim.AUTO for axis, n in enumerate(port.shape) if isinstance(n, str)
+        }
+        for port in prepared.inputs
+    }
+    try:
+        with _quiet():
+            program = torch.export.export(
+                prepared.module, args=(), kwargs=inputs, dynamic_shapes=dynamic, strict=False
+            ).run_decompositions({})
+    except Exception as error:  # torch.export documents no exception classes
+        raise ModelError(
+            f"torch.export cannot trace the model: {_first_lines(error)}",
+            hint="Python control flow must not depend on the values of tensors",
+        ) from error
+    names = _dimension_names(prepared, program)
+    outputs = tuple(port.name for port in prepared.outputs)
+    with torch.no_grad():
+        answer = prepared.module(**inputs)
+    if set(answer) != set(outputs):
+        raise ModelError(f"the model returns {sorted(answer)}, its ports are {sorted(outputs)}")
+    return Captured(program, names, _limits(program, names), tuple(answer))
+
+
+def _trace_inputs(prepared: PreparedModel) -> dict[str, torch.Tensor]:
+    """The first example, repeated along its named dimensions (rule 1)."""
+    example, sizes = prepared.examples[0], dict[str, int]()
+    for port in prepared.inputs:
+        for size, name in zip(example[port.name].shape, port.shape, strict=True):
+            if isinstance(name, str) and name not in sizes:
+                wanted = max(2, size)
+                while wanted in sizes.values():
+                    wanted += 1
+                sizes[name] = wanted
+    inputs = {}
+    for port in prepared.inputs:
+        tensor = example[port.name]
+        for axis, name in enumerate(port.shape):
+            if isinstance(name, str):
+                index = torch.arange(sizes[name]) % tensor.shape[axis]
+                tensor = tensor.index_select(axis, index)
+        inputs[port.name] = tensor.clone()
+    return inputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No deprecation notes of torch's own code, and no fused TransformerEncoder kernel."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _dimension_names(
+    prepared: PreparedModel, program: torch.export.ExportedProgram
+) -> dict[str, str]:
+    """Which symbol stands for which dimension (rule 2)."""
+    shapes = {
+        node.name: node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.op == "placeholder" and "val" in node.meta
+    }
+    wanted = dict(zip(program.graph_signature.user_inputs, _leaf_names(program), strict=True))
+    names: dict[str, str] = {}
+    ports = {port.name: port for port in prepared.inputs}
+    for placeholder, port_name in wanted.items():
+        port = ports[port_name]
+        for size, name in zip(shapes[str(placeholder)], port.shape, strict=True):
+            if not isinstance(name, str):
+                continue
+            if not isinstance(size, torch.SymInt) or not size.node.expr.is_Symbol:
+                raise ModelError(
+                    f"the model only works where {name} of {port.name} is {size}",
+                    hint="write the model without fixed sizes, or give that port a fixed shape",
+                )
+            names[size.node.expr.name] = name
+    return names
+
+
+def _leaf_names(program: torch.export.ExportedProgram) -> list[str]:
+    """Names of the module's keyword arguments, in the order of the program's inputs."""
+    _, kwargs = program.example_inputs
+    return list(kwargs)
+
+
+def _limits(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> dict[str, int]:
+    limits = dict.fromkeys(names.values(), 0)
+    for symbol, bounds in program.range_constraints.items():
+        name = names.get(str(symbol))
+        if name is not None and bounds.upper.is_Integer and int(bounds.upper) < 2**31:
+            upper = int(bounds.upper)
+            limits[name] = min(upper, limits[name] or upper)
+    return limits
+
+
+def _first_lines(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300]

@@ -1,0 +1,129 @@
+"""Write a plan file: quantize the weights, lay them out, and put the JSON header before them.
+
+With int8, every weight of a linear layer gets one scale per output channel and every embedding
+table of more than ``_SMALL_TABLE`` values one per row, symmetric around zero. Smaller tables (a
+position table, as a rule), biases and norms stay float32: they save little and reach every token.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeformer.converters.plan.buffers import assign_slots
+from edgeformer.converters.plan.graph import Graph
+from edgeformer.runtime.operations import OPS
+from edgeformer.runtime.plan import MAGIC, aligned
+
+_SMALL_TABLE = 1 << 18
+
+
+def write_plan(path: Path, programs: Mapping[str, tuple[str, Graph]], precision: str) -> None:
+    """Write one file with all ``programs`` (name -> layout and graph); equal weights once.
+
+    Args:
+        path: file to make; its folder exists.
+        programs: ``main`` among them.
+        precision: ``fp32`` or ``int8``.
+    """
+    store = _Store()
+    described = {
+        name: _program(layout, graph, store, precision)
+        for name, (layout, graph) in programs.items()
+    }
+    header = {"tensors": store.records, "programs": described}
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    with path.open("wb") as file:
+        file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+        file.write(bytes(aligned(file.tell()) - file.tell()))
+        base = file.tell()
+        for record, array in zip(store.records, store.arrays, strict=True):
+            file.write(bytes(base + record["offset"] - file.tell()))
+            file.write(array.tobytes())
+
+
+def quantize_rows(array: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 of a float matrix.
+
+    Returns:
+        int8 (rows, columns) within +-127 and float32 (rows,), with rows = int8 * scale to half a
+        step.
+    """
+    peak = np.abs(array).max(axis=1, initial=0)
+    scale = np.where(peak > 0, peak / 127, 1).astype(np.float32)
+    levels = np.clip(np.rint(array / scale[:, None]), -127, 127)
+    return levels.astype(np.int8), scale
+
+
+class _Store:
+    """Tensors of the file, each content once."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.arrays: list[NDArray[Any]] = []
+        self._known: dict[tuple[str, ...], int] = {}
+        self._end = 0
+
+    def add(self, array: NDArray[Any], scale: int | None = None) -> int:
+        """Index of a tensor with this content."""
+        array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        content = hashlib.sha256(array.tobytes()).hexdigest()
+        key = (str(array.dtype), str(array.shape), str(scale), content)
+        if key not in self._known:
+            self._known[key] = len(self.records)
+            self.records.append(
+                {
+                    "dtype": str(array.dtype),
+                    "shape": list(array.shape),
+                    "offset": self._end,
+                    "scale": scale,
+                }
+            )
+            self.arrays.append(array)
+            self._end = aligned(self._end + array.nbytes)
+        return self._known[key]
+
+    def add_quantized(self, array: NDArray[Any]) -> int:
+        """Index of the int8 form of a matrix."""
+        levels, scale = quantize_rows(array)
+        return self.add(levels, self.add(scale))
+
+
+def _program(layout: str, graph: Graph, store: _Store, precision: str) -> dict[str, Any]:
+    slots = assign_slots(graph)
+    numbers = {name: k for k, name in enumerate(slots)}
+    steps = []
+    for node in graph.nodes:
+        operands: list[int | None] = []
+        for position, name in enumerate(node.inputs):
+            if name is None or name in numbers:
+                operands.append(None if name is None else numbers[name])
+                continue
+            array = graph.constants[name]
+            small = node.op == "embedding" and array.size <= _SMALL_TABLE
+            quantize = precision == "int8" and position == OPS[node.op].quantized and not small
+            operands.append(-1 - (store.add_quantized(array) if quantize else store.add(array)))
+        steps.append(
+            {
+                "op": node.op,
+                "inputs": operands,
+                "output": numbers[node.output],
+                "attributes": dict(node.attributes),
+            }
+        )
+    values = [
+        {"shape": list(kind.shape), "dtype": kind.dtype, "slot": slots[name]}
+        for name, kind in ((name, graph.types[name]) for name in slots)
+    ]
+    return {
+        "layout": layout,
+        "dimensions": graph.limits,
+        "inputs": {name: numbers[name] for name in graph.inputs},
+        "outputs": {port: numbers[name] for port, name in graph.outputs.items()},
+        "values": values,
+        "steps": steps,
+    }

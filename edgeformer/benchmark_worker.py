@@ -1,0 +1,112 @@
+"""The inside of a benchmark: one variant, measured in this process, which does nothing else.
+
+``edgeformer.benchmarking`` starts it (``python -m edgeformer.benchmark_worker``), sends the
+request as JSON on stdin and reads the figures as JSON from stdout. Nothing is imported before the
+clock runs that the import time should cover.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeformer.isolation import serve
+from edgeformer.machine import peak_rss_mb
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.model import Model
+
+MIN_SAMPLES, MAX_SAMPLES, SAMPLE_SECONDS = 20, 300, 5.0
+# Warm-up ends when the median of one window of runs is within this share of the one before.
+WINDOW_RUNS, STABLE_SHARE, WARMUP_SECONDS = 5, 0.05, 5.0
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """In the worker: import, load, first call, warm-up, samples."""
+    clock = time.perf_counter
+    begin = clock()
+    from edgeformer.runtime import load
+
+    imported = clock()
+    workload = request["workload"]
+    with load(request["path"], request["variant"], request["threads"]) as model:
+        loaded = clock()
+        call = _make_call(model, request["path"], workload)
+        prepared = clock()
+        call()
+        answered = clock()
+        cold_rss_mb = peak_rss_mb()
+        warmup_runs, stable = _warm_up(call)
+        samples_ms = _samples(call, request["iterations"])
+        return {
+            "threads": model.threads,
+            "first_answer_clock": answered - (prepared - loaded),
+            "import_ms": (imported - begin) * 1000,
+            "load_ms": (loaded - imported) * 1000,
+            "first_run_ms": (answered - prepared) * 1000,
+            "warmup_runs": warmup_runs,
+            "stable": stable,
+            "samples_ms": samples_ms,
+            "cold_rss_mb": cold_rss_mb,
+            "peak_rss_mb": peak_rss_mb(),
+        }
+
+
+def _make_call(model: "Model", path: str, workload: dict[str, Any]) -> Callable[[], Any]:
+    """The call to time: the task's verb on the texts, or ``run`` on the golden input."""
+    texts = workload["texts"]
+    if workload["kind"] == "text":
+        verbs = {"embedding": "embed", "classification": "classify", "token-classification": "tag"}
+        verb = getattr(model, verbs[model.manifest.model.task])
+        return lambda: verb(texts)
+    inputs = _golden_inputs(path, model.variant.programs["main"].inputs)
+    return lambda: model.run(**inputs)
+
+
+def _golden_inputs(path: str, ports: Sequence[Any]) -> dict[str, Any]:
+    """The first golden input as arrays of the ports' dtypes."""
+    import numpy as np
+
+    from edgeformer.runtime.bundle import open_bundle
+    from edgeformer.runtime.golden import parse_golden
+
+    with open_bundle(path) as bundle:
+        case = parse_golden(bundle.read(bundle.manifest.golden))[0]
+    dtypes = {port.name: port.dtype for port in ports}
+    return {name: np.asarray(value, dtypes[name]) for name, value in case.inputs.items()}
+
+
+def _timed_ms(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1000
+
+
+def _warm_up(call: Callable[[], Any]) -> tuple[int, bool]:
+    """Call until two windows in a row have nearly the same median; (calls, settled)."""
+    deadline = time.perf_counter() + WARMUP_SECONDS
+    before, runs = 0.0, 0
+    while True:
+        now = statistics.median(_timed_ms(call) for _ in range(WINDOW_RUNS))
+        runs += WINDOW_RUNS
+        if abs(now - before) <= STABLE_SHARE * before:
+            return runs, True
+        if time.perf_counter() > deadline:
+            return runs, False
+        before = now
+
+
+def _samples(call: Callable[[], Any], iterations: int | None) -> list[float]:
+    if iterations is not None:
+        return [_timed_ms(call) for _ in range(iterations)]
+    samples: list[float] = []
+    deadline = time.perf_counter() + SAMPLE_SECONDS
+    while len(samples) < MIN_SAMPLES or (
+        len(samples) < MAX_SAMPLES and time.perf_counter() < deadline
+    ):
+        samples.append(_timed_ms(call))
+    return samples
+
+
+if __name__ == "__main__":
+    serve(measure)

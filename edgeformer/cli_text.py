@@ -1,0 +1,284 @@
+"""How results look on a terminal: pure functions from results to text. No click, no printing."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeformer.benchmarking import BenchmarkReport, EngineResult
+    from edgeformer.converters.conversion import ConversionReport
+    from edgeformer.device_profiles.profile import DeviceProfile
+    from edgeformer.doctor import Diagnosis, EngineCheck, ExtraCheck
+    from edgeformer.inspection import Verification
+    from edgeformer.runtime.answers import Label, Span
+    from edgeformer.runtime.manifest import Manifest, Variant
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns two spaces apart; the first to the left, the others to the right."""
+    lines = [list(headers), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def parity_table(manifest: "Manifest") -> str:
+    """One row for each variant: size, and how near its answers are to PyTorch's."""
+    headers = ("variant", "MB", "max abs", "min cos", "mean cos", "top-1", "batch cos", "ok")
+    return table(headers, [_parity_row(manifest, variant) for variant in manifest.variants])
+
+
+def _parity_row(manifest: "Manifest", variant: "Variant") -> tuple[str, ...]:
+    files = {program.file for program in variant.programs.values()}
+    size = f"{sum(manifest.files[name].size for name in files) / 1e6:.1f}"
+    parity = variant.parity
+    if parity is None:
+        return (variant.id, size, *["-"] * 6)
+    return (
+        variant.id,
+        size,
+        f"{parity.max_abs:.1e}",
+        f"{parity.min_cosine:.5f}",
+        f"{parity.mean_cosine:.5f}",
+        "-" if parity.top1 is None else f"{parity.top1:.2%}",
+        "-" if parity.batch_cosine is None else f"{parity.batch_cosine:.6f}",
+        "yes" if parity.passed else "NO",
+    )
+
+
+def conversion_text(report: "ConversionReport") -> str:
+    """What ``convert`` made."""
+    compared = max((v.parity.texts for v in report.manifest.variants if v.parity), default=0)
+    seconds = sum(stage.seconds or 0.0 for stage in report.stages)
+    stages = ", ".join(f"{stage.name} {stage.seconds or 0.0:.1f}" for stage in report.stages)
+    return "\n".join(
+        (
+            f"{report.path}  ({report.manifest.model.name}, {report.manifest.model.task})",
+            "",
+            f"against PyTorch, on {compared} inputs:",
+            parity_table(report.manifest),
+            "",
+            f"{seconds:.1f} s, peak memory {report.peak_rss_mb:.0f} MB",
+            f"seconds: {stages}",
+        )
+    )
+
+
+def vector_text(vector: Sequence[float]) -> str:
+    """One embedding on one line, six digits each."""
+    return " ".join(f"{value:.6g}" for value in vector)
+
+
+def labels_text(labels: "Sequence[Label]") -> str:
+    """Labels with their scores on one line, best first."""
+    return "\t".join(f"{label.name}\t{label.score:.4f}" for label in labels)
+
+
+def spans_text(spans: "Sequence[Span]") -> str:
+    """One line for each span: label, score, characters, text."""
+    return "\n".join(f"{s.label}\t{s.score:.4f}\t{s.start}:{s.end}\t{s.text}" for s in spans)
+
+
+def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
+    """What ``inspect`` shows; ``installed`` has the engines that are installed here."""
+    card, profile = manifest.model, manifest.profile
+    facts = [f"{card.parameters / 1e6:.1f} M parameters"] if card.parameters else []
+    facts += [f"at most {card.max_length} tokens"] if card.max_length else []
+    facts += [f"{card.pooling} pooling"] if card.pooling else []
+    facts += ["unit length"] if card.normalized else []
+    facts += [card.problem_type] if card.problem_type else []
+    lines = [
+        f"{path}  (schema {manifest.schema_version})",
+        f"model    {card.name} ({card.family}), {', '.join((card.task, *facts))}",
+    ]
+    if card.labels:
+        lines.append(f"labels   {', '.join(card.labels)}")
+    if manifest.recipe:
+        lines.append(f"recipe   {manifest.recipe}")
+    order = ", ".join(e if e in installed else f"{e} (not installed)" for e in manifest.engines)
+    lines += [
+        f"profile  {profile.get('name', '?')}: {profile.get('description', '')}",
+        f"engines  {order}; at most {manifest.threads} threads",
+        f"made by  {', '.join(f'{name} {v}' for name, v in manifest.tools.items())}",
+        "",
+        parity_table(manifest),
+    ]
+    lines += [f"{v.id}: {v.layout}{_note(v)}" for v in manifest.variants]
+    if manifest.forced:
+        lines += ["", "FORCED: a tolerance was missed, and --force wrote the bundle all the same"]
+    return "\n".join(lines)
+
+
+def _note(variant: "Variant") -> str:
+    extra = [text for text in (variant.provider, variant.note) if text]
+    return f" ({'; '.join(extra)})" if extra else ""
+
+
+def verification_text(verification: "Verification") -> str:
+    """What ``inspect --verify`` found."""
+    lines = [f"{check.name}: {check.problem or 'ok'}" for check in verification.files]
+    for check in verification.answers:
+        reason = f" ({check.reason})" if check.reason else f" ({verification.cases} golden inputs)"
+        lines.append(f"{check.variant}: self-test {check.state}{reason}")
+    return "\n".join(lines)
+
+
+def profiles_table(profiles: "Sequence[DeviceProfile]") -> str:
+    """One line for each profile."""
+    rows = [
+        (
+            profile.name,
+            profile.cpu.architecture,
+            str(profile.runtime.threads),
+            str(profile.memory.budget_mb),
+            ",".join(profile.runtime.engines),
+            profile.description,
+        )
+        for profile in profiles
+    ]
+    width = max(len(row[-1]) for row in rows)
+    padded = [(*row[:-1], row[-1].ljust(width)) for row in rows]
+    headers = ("name", "architecture", "threads", "memory MB", "engines", "device".ljust(width))
+    return table(headers, padded)
+
+
+def toml_text(data: dict[str, Any]) -> str:
+    """A profile as the TOML that would give it: what ``profiles show`` prints can be kept."""
+    plain = [f"{key} = {_toml_value(v)}" for key, v in data.items() if not isinstance(v, dict)]
+    for name, section in data.items():
+        if isinstance(section, dict):
+            plain += ["", f"[{name}]", *(f"{key} = {_toml_value(v)}" for key, v in section.items())]
+    return "\n".join(plain)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return repr(value)
+
+
+def benchmark_text(report: "BenchmarkReport") -> str:
+    """The table of a benchmark, what it was measured on, and what to doubt."""
+    work, machine = report.workload, report.machine
+    unit = "texts" if work.kind == "text" else "rows"
+    what = f"{work.batch} {unit} a call" if work.batch > 1 else f"1 {unit[:-1]} a call"
+    what += f", {work.tokens} tokens" if work.tokens else ""
+    headers = ["variant", "threads", "MB", "cold ms", "load ms", "first ms", "p50 ms", "p90 ms"]
+    headers += ["p99 ms", "runs", f"{unit}/s", "peak MB"]
+    measured = [r for r in report.results if r.state == "measured"]
+    lines = [
+        f"{report.model} for {report.profile}: {what}",
+        f"on {_cpu_line(machine)}; {machine.system}; {machine.python}",
+        ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+        "",
+        table(headers, [_benchmark_row(r, work.batch) for r in measured]),
+    ]
+    lines += [f"{r.variant}: {_reason(r)}" for r in report.results if r.state != "measured"]
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def _benchmark_row(result: "EngineResult", batch: int) -> tuple[str, ...]:
+    return (
+        result.variant,
+        str(result.threads),
+        f"{result.file_mb:.1f}",
+        f"{result.cold_start_ms:.0f}",
+        f"{result.load_ms:.0f}",
+        f"{result.first_run_ms:.1f}",
+        f"{result.p50_ms:.2f}",
+        f"{result.p90_ms:.2f}",
+        f"{result.p99_ms:.2f}",
+        str(len(result.samples_ms)),
+        f"{result.calls_per_second * batch:.1f}",
+        f"{result.peak_rss_mb:.0f}",
+    )
+
+
+def _reason(result: "EngineResult") -> str:
+    return f"{result.error}\n  -> {result.hint}" if result.hint else result.error
+
+
+def _cpu_line(machine: Any) -> str:
+    board = f"{machine.board}, " if machine.board else ""
+    quota = "" if machine.cgroup_cpus is None else f", a quota of {machine.cgroup_cpus:g}"
+    return (
+        f"{board}{machine.cpu_model} ({machine.architecture}),"
+        f" {machine.affinity_cpus} of {machine.cpus} CPUs{quota}"
+    )
+
+
+def doctor_text(diagnosis: "Diagnosis") -> str:
+    """What the doctor found, engine by engine, and the advice."""
+    machine, state, blas = diagnosis.machine, diagnosis.state, diagnosis.blas
+    threads = f" on {blas.threads} threads" if blas.threads else ""
+    where = f" ({blas.path})" if blas.path else ""
+    lines = [
+        f"EdgeFormer {diagnosis.edgeformer}, {machine.python} ({machine.bits}-bit)",
+        f"system   {machine.system}{f', {machine.libc}' if machine.libc else ''}",
+        f"CPU      {_cpu_line(machine)}",
+        f"         features: {' '.join(machine.isa) or 'none that matter'}",
+        f"memory   {machine.memory_mb} MB, {state.available_memory_mb} MB available",
+        f"numpy    {diagnosis.numpy}, BLAS {blas.name}{threads}{where}",
+    ]
+    lines += [f"state    {text}"] if (text := _state_line(state)) else []
+    lines.append("")
+    for check in diagnosis.engines:
+        lines += _engine_lines(check)
+    lines.append("")
+    for extra in diagnosis.extras:
+        lines += _extra_lines(extra)
+    for advice in diagnosis.advice:
+        lines += ["", f"advice: {advice.message}", f"  -> {advice.hint}"]
+    return "\n".join(lines)
+
+
+def _state_line(state: Any) -> str:
+    facts = []
+    if state.governor:
+        facts.append(f"governor {state.governor}")
+    if state.frequency_mhz is not None:
+        facts.append(f"{state.frequency_mhz} of {state.max_frequency_mhz or '?'} MHz")
+    if state.temperature_c is not None:
+        facts.append(f"{state.temperature_c:.0f} degrees")
+    if state.throttling is not None:
+        facts.append(", ".join(state.throttling) or "not throttled")
+    return "; ".join(facts)
+
+
+def _engine_lines(check: "EngineCheck") -> list[str]:
+    packages = f" ({', '.join(check.packages)})" if check.packages else ""
+    lines = [f"{check.engine:<8} {check.state}{packages}"]
+    if check.hint:
+        lines.append(f"  -> {check.hint}")
+    for variant in check.variants:
+        if variant.failure:
+            lines.append(f"         {variant.precision}: {variant.failure}")
+            lines += [f"  -> {variant.hint}"] if variant.hint else []
+    return lines
+
+
+def _extra_lines(extra: "ExtraCheck") -> list[str]:
+    missing = [name for name, version in extra.installed.items() if not version]
+    if missing:
+        return [
+            f"extra [{extra.extra}] is incomplete, missing: {', '.join(missing)}"
+            " (not needed on a device)",
+            f'  -> pip install "edgeformer[{extra.extra}]"',
+        ]
+    other = [
+        f"{name} {version} (proven: {extra.proven[name]})"
+        for name, version in extra.installed.items()
+        if version.split("+")[0] != extra.proven[name]
+    ]
+    verdict = f"other versions than the proven ones: {', '.join(other)}" if other else "as proven"
+    return [f"extra [{extra.extra}] is installed, {verdict}"]

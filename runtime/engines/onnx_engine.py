@@ -1,0 +1,142 @@
+"""The ``onnx`` engine: onnxruntime, padded batches of texts of similar length.
+
+A text's answer does not depend on its batch: the files mask padding, and quantized ones take the
+range of each row by itself. What is padded together is chosen to waste at most a tenth.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeformer.errors import BundleError, EngineError, InputError
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.engines.onnx_session import open_session
+from edgeformer.runtime.grouping import length_groups
+from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.manifest import Port, Program, Variant
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "OnnxEngine":
+    """Open every file of ``variant`` on its execution provider.
+
+    Args:
+        bundle: its files were checked by the caller.
+        variant: of engine ``onnx``; an empty provider means the CPU's.
+        threads: most threads one call may use.
+
+    Raises:
+        EngineError: onnxruntime is missing, refused, or lacks the variant's provider.
+        BundleError: a file is not a model, or has other inputs than the manifest says.
+    """
+    sessions: dict[str, Any] = {}
+    for name in sorted({program.file for program in variant.programs.values()}):
+        model = bundle.file_path(name) or bundle.read(name)
+        sessions[name] = open_session(model, threads, variant.provider, name)
+    for program in variant.programs.values():
+        _check_ports(sessions[program.file], program)
+    return OnnxEngine(variant, threads, sessions)
+
+
+def _check_ports(session: Any, program: Program) -> None:
+    inputs = {item.name for item in session.get_inputs()}
+    outputs = {item.name for item in session.get_outputs()}
+    listed = ({p.name for p in program.inputs}, {p.name for p in program.outputs})
+    if inputs != listed[0] or not listed[1] <= outputs:
+        raise BundleError(
+            f"{program.file} does not have the inputs and outputs that the manifest lists",
+            hint="copy the bundle again, or convert again",
+        )
+
+
+class OnnxEngine:
+    """Runs the programs of one variant. See ``edgeformer.runtime.engine.Engine``."""
+
+    def __init__(self, variant: Variant, threads: int, sessions: dict[str, Any]) -> None:
+        self.threads = threads
+        self._programs = variant.programs
+        self._sessions = sessions
+
+    def run(self, program: str, inputs: Mapping[str, Any]) -> Arrays:
+        """Named arrays in, named arrays out; absent inputs take their port's default.
+
+        Raises:
+            InputError: inputs that do not fit, for example an id outside the vocabulary.
+            EngineError: the engine was closed.
+        """
+        if program not in self._programs:
+            known = ", ".join(self._programs)
+            raise InputError(f"no program {program!r}", hint=f"this model has: {known}")
+        chosen = self._programs[program]
+        arrays = complete_inputs(chosen.inputs, inputs)
+        session = self._sessions.get(chosen.file)
+        if session is None:
+            raise EngineError("this engine was closed", hint="load the bundle again")
+        names = [port.name for port in chosen.outputs]
+        try:
+            values = session.run(names, arrays)
+        except Exception as error:  # onnxruntime's own classes have no public name
+            raise InputError(
+                f"onnxruntime cannot run these inputs: {_last_sentence(error)}",
+                hint="use ids of the model's own tokenizer, and no more tokens than it takes",
+            ) from None
+        return {
+            port.name: np.asarray(value, dtype=port.dtype)
+            for port, value in zip(chosen.outputs, values, strict=True)
+        }
+
+    def encode(self, batch: RaggedBatch) -> Arrays:
+        """Run ``main`` on tokenized texts, those of similar length padded together.
+
+        Returns:
+            for each output (num_texts, ...), or (num_tokens, ...) where its port has a
+            ``sequence`` dimension.
+
+        Raises:
+            InputError: ``main`` takes no texts, or an id is outside the vocabulary.
+        """
+        program = self._programs["main"]
+        names = {port.name for port in program.inputs}
+        if "input_ids" not in names:
+            raise InputError("this model takes no texts", hint="call run() with its named inputs")
+        answers = {port.name: _room(port, batch) for port in program.outputs}
+        waste = 0.1 if "attention_mask" in names else 0.0
+        for rows in length_groups(batch.lengths.tolist(), waste):
+            group = batch.select(rows)
+            padded = group.padded(int(group.lengths.max()))
+            result = self.run("main", {k: v for k, v in padded.items() if k in names})
+            for port in program.outputs:
+                _put(answers[port.name], port, batch, rows, result[port.name])
+        return answers
+
+    def close(self) -> None:
+        """Release the models; the engine cannot be used afterwards."""
+        self._sessions.clear()
+
+
+def _room(port: Port, batch: RaggedBatch) -> NDArray[Any]:
+    """Zeros for the answers of all texts, or of all their tokens."""
+    per_token = "sequence" in port.shape
+    first = len(batch.ids) if per_token else len(batch)
+    rest = port.shape[2:] if per_token else port.shape[1:]
+    return np.zeros((first, *(s if isinstance(s, int) else 0 for s in rest)), port.dtype)
+
+
+def _put(
+    room: NDArray[Any], port: Port, batch: RaggedBatch, rows: list[int], result: NDArray[Any]
+) -> None:
+    if "sequence" not in port.shape:
+        room[rows] = result
+        return
+    for i, row in enumerate(rows):
+        start, stop = int(batch.offsets[row]), int(batch.offsets[row + 1])
+        room[start:stop] = result[i, : stop - start]
+
+
+def _last_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.rsplit("Status Message: ", 1)[-1][:300]

@@ -1,0 +1,157 @@
+"""onnxruntime, imported with care: refused versions, no telemetry, and one way to open a file.
+
+Touches the environment variable ORT_DISABLE_TELEMETRY, which must be set before the import: 1.32
+on Linux otherwise writes a database under the home directory as soon as it is imported.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeformer.errors import BundleError, EngineError
+
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # two distributions of one import name
+_ARM = ("aarch64", "arm64", "armv8l")
+
+
+@dataclass(frozen=True)
+class KnownBad:
+    """A package version that must not be imported, and what it does.
+
+    Attributes:
+        package: name on the package index.
+        version: exactly this version.
+        machines: values of ``platform.machine()`` it is refused on.
+        reason: what happens, as it was measured.
+    """
+
+    package: str
+    version: str
+    machines: tuple[str, ...]
+    reason: str
+
+
+KNOWN_BAD = tuple(
+    KnownBad(
+        package,
+        "1.21.0",
+        _ARM,
+        "it dies with an illegal instruction on Cortex-A72 (Raspberry Pi 4) as soon as it runs",
+    )
+    for package in _PACKAGES
+)
+
+
+def known_bad(package: str, version: str, machine: str) -> str:
+    """Why this combination is refused; empty if nothing is known against it."""
+    for entry in KNOWN_BAD:
+        if (entry.package, entry.version) == (package, version) and machine in entry.machines:
+            return entry.reason
+    return ""
+
+
+def refused() -> str:
+    """Why the installed onnxruntime must not be imported here; empty if it may be.
+
+    Reads the installed packages' metadata only: the import itself can kill the process.
+    """
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        reason = known_bad(package, version, platform.machine())
+        if reason:
+            return f"{package} {version} is refused on {platform.machine()}: {reason}"
+    return ""
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module, its telemetry switched off.
+
+    Raises:
+        EngineError: not installed, a refused version, or one that cannot be imported.
+    """
+    reason = refused()
+    if reason:
+        raise EngineError(reason, hint='pip install -U "edgeformer[onnx]", or use --engine numpy')
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported: {error}", hint='pip install "edgeformer[onnx]"'
+        ) from None
+
+
+def open_session(model: Path | bytes, threads: int, provider: str, name: str) -> Any:
+    """An onnxruntime.InferenceSession.
+
+    Args:
+        model: a path, or the bytes where there is no file of its own (a zipped bundle).
+        threads: threads within one operator; operators run one after the other.
+        provider: execution provider it must have; empty for the CPU's.
+        name: of the file, for messages.
+
+    Raises:
+        EngineError: no usable onnxruntime, no such provider here, or a model of a newer format.
+        BundleError: the bytes are not a model.
+    """
+    library = import_onnxruntime()
+    chosen = _providers(library, provider)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = library.InferenceSession(source, _options(library, threads), providers=chosen)
+    except Exception as error:  # onnxruntime's own classes have no public name
+        raise _unreadable(error, name, library.__version__) from None
+    if provider and provider not in session.get_providers():
+        raise EngineError(
+            f"onnxruntime has {provider} but could not start it on this machine",
+            hint="check the device's driver, or choose another engine: --engine numpy",
+        )
+    return session
+
+
+def _providers(library: Any, provider: str) -> list[str]:
+    """onnxruntime would run on the CPU, with a warning at most, if the provider is missing."""
+    available = library.get_available_providers()
+    if provider and provider not in available:
+        raise EngineError(
+            f"this onnxruntime has no {provider}; it has {', '.join(available)}",
+            hint='pip uninstall onnxruntime && pip install "edgeformer[cuda]"',
+        )
+    return [*([provider] if provider else []), "CPUExecutionProvider"]
+
+
+def _options(library: Any, threads: int) -> Any:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = library.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors
+    # A memory pattern is planned anew for every input shape and kept: with texts of all lengths
+    # that only grows.
+    options.enable_mem_pattern = False
+    # The fused kernel is slower on CPUs than the Add and LayerNormalization it replaces.
+    options.add_session_config_entry(
+        "optimization.disable_specified_optimizers", "SkipLayerNormFusion"
+    )
+    return options
+
+
+def _unreadable(error: Exception, name: str, version: str) -> BundleError | EngineError:
+    reason = " ".join(str(error).split("\n")[0].split(":")[-1].split())
+    kind = type(error).__name__
+    if kind in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument"):
+        return BundleError(
+            f"{name} is not an ONNX model that can be read: {reason}",
+            hint="copy the bundle again, or convert again",
+        )
+    return EngineError(
+        f"onnxruntime {version} cannot load {name}: {reason}",
+        hint='pip install -U "edgeformer[onnx]", or convert again with this version',
+    )

@@ -1,6 +1,6 @@
 """Prepared module -> ``model.plan`` for the NumPy engine, one file for each precision.
 
-    variants = export_numpy(prepared, ("int8",), load_profile("rpi4"), staging_folder)
+variants = export_numpy(prepared, ("int8",), load_profile("rpi4"), staging_folder)
 """
 
 from pathlib import Path

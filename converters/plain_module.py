@@ -20,9 +20,13 @@ class _NamedOutputs(torch.nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The module's outputs by name: its own, or ``output``, ``output_1``, ..."""
-        return _named(self.module(**inputs))
+        def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            """The module's outputs by name: its own, or ``output``, ``output_1``, ..."""
+            return _named(self.module(**inputs))
+
+        # torch.export matches dynamic shapes with argument names, which **inputs would hide.
+        forward.__signature__ = inspect.signature(module.forward)  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 def prepare_plain_module(

@@ -25,6 +25,7 @@ import torch
 
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.tflite_sharing import share_scales
+from edgeformer.converters.tflite_smoothing import smoothed
 from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import EngineError, ModelError
 from edgeformer.runtime.engines.tflite_output import captured_output
@@ -74,7 +75,8 @@ def export_tflite(
     lengths = bucket_lengths(prepared, profile)
     variants = []
     with _process_restored():
-        content = _convert(prepared.module, _signatures(prepared, lengths))
+        with smoothed(prepared.module, prepared.examples):
+            content = _convert(prepared.module, _signatures(prepared, lengths))
         for precision in precisions:
             data = content if precision == "fp32" else _quantize(content)
             file = f"tflite-{precision}/model.tflite"

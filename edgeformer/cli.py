@@ -155,7 +155,8 @@ def _exit_code(arguments: list[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = commands.main(arguments, prog_name="edgeformer", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed from the start
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,8 +73,8 @@ def run(
 
 def _stdin_batches(text: str | None) -> Iterator[list[str]]:
     """Lines of stdin, some at a time; on a terminal one by one, as they are typed."""
-    terminal = sys.stdin.isatty()
-    if terminal and text is None:
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    if sys.stdin is None or (terminal and text is None):
         raise UsageError(
             "no text", hint="give a TEXT, or - to type lines: edgeformer run BUNDLE TEXT"
         )
@@ -103,7 +103,10 @@ def _check_run_options(model: "Model", pair: str | None, top_k: int | None) -> N
             hint="in Python: edgeformer.runtime.load(PATH).run(name=array, ...)",
         )
     if task != "classification" and (pair is not None or top_k is not None):
-        raise UsageError(f"--pair and --top-k are for classification; this model's task is {task}")
+        raise UsageError(
+            f"--pair and --top-k are for classification; this model's task is {task}",
+            hint="leave them out",
+        )
 
 
 def _answers(

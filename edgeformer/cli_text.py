@@ -34,7 +34,7 @@ def parity_table(manifest: "Manifest") -> str:
 
 def _parity_row(manifest: "Manifest", variant: "Variant") -> tuple[str, ...]:
     files = {program.file for program in variant.programs.values()}
-    size = f"{sum(manifest.files[name].size for name in files) / 1e6:.1f}"
+    size = _megabytes(sum(manifest.files[name].size for name in files) / 1e6)
     parity = variant.parity
     if parity is None:
         return (variant.id, size, *["-"] * 6)
@@ -86,7 +86,7 @@ def spans_text(spans: "Sequence[Span]") -> str:
 def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
     """What ``inspect`` shows; ``installed`` has the engines that are installed here."""
     card, profile = manifest.model, manifest.profile
-    facts = [f"{card.parameters / 1e6:.1f} M parameters"] if card.parameters else []
+    facts = [_count(card.parameters)] if card.parameters else []
     facts += [f"at most {card.max_length} tokens"] if card.max_length else []
     facts += [f"{card.pooling} pooling"] if card.pooling else []
     facts += ["unit length"] if card.normalized else []
@@ -111,6 +111,15 @@ def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
     if manifest.forced:
         lines += ["", "FORCED: a tolerance was missed, and --force wrote the bundle all the same"]
     return "\n".join(lines)
+
+
+def _count(parameters: int) -> str:
+    millions = f"{parameters / 1e6:.1f} M" if parameters >= 100_000 else f"{parameters:,}"
+    return f"{millions} parameters"
+
+
+def _megabytes(megabytes: float) -> str:
+    return f"{megabytes:.1f}" if megabytes >= 1 else f"{megabytes:.3f}"
 
 
 def _note(variant: "Variant") -> str:
@@ -191,7 +200,7 @@ def _benchmark_row(result: "EngineResult", batch: int) -> tuple[str, ...]:
     return (
         result.variant,
         str(result.threads),
-        f"{result.file_mb:.1f}",
+        _megabytes(result.file_mb),
         f"{result.cold_start_ms:.0f}",
         f"{result.load_ms:.0f}",
         f"{result.first_run_ms:.1f}",

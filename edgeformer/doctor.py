@@ -179,7 +179,8 @@ def check_engine(
         request = {"variant": variant.id}
         outcome = run_worker("edgeformer.doctor", request, _TIMEOUT_SECONDS)
         checks.append(VariantCheck(variant.precision, outcome.failure, outcome.hint))
-    state = "fails" if any(check.failure for check in checks) else "works"
+    works = bool(checks) and not any(check.failure for check in checks)
+    state = "works" if works else "fails"
     return EngineCheck(name, packages, state, tuple(checks), "")
 
 

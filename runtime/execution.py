@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeformer.errors import BundleError, EdgeFormerError
 from edgeformer.runtime import kernels
+from edgeformer.runtime.activations import activate
 from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
 from edgeformer.runtime.plan import (
     ALIGNMENT,
@@ -29,6 +30,7 @@ from edgeformer.runtime.plan import (
     evaluate_size,
     fail,
 )
+from edgeformer.runtime.scratch import Scratch
 
 Array = NDArray[Any]
 
@@ -43,7 +45,7 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self.scratch = kernels.Scratch()
+        self.scratch = Scratch()
         self.generation = 0
         self._blocks: dict[int, NDArray[np.uint8]] = {}
 
@@ -79,15 +81,14 @@ class BoundProgram:
             InputError: the values of an input cannot be used, such as an id outside a table.
             BundleError: a step that NumPy refuses: the plan contradicts itself.
         """
-        name = ""
-        try:
-            with np.errstate(all="ignore"):
-                for call, name in self.calls:
+        with np.errstate(all="ignore"):
+            for call, name in self.calls:
+                try:
                     call()
-        except EdgeFormerError:
-            raise
-        except (ValueError, IndexError, TypeError) as error:
-            raise _contradiction(name, error) from None
+                except EdgeFormerError:
+                    raise
+                except (ValueError, IndexError, TypeError) as error:
+                    raise _contradiction(name, error) from None
 
 
 def bind(
@@ -184,7 +185,7 @@ def _call(
     operands: list[Array | None],
     arrays: list[Array | None],
     tensors: tuple[Tensor, ...],
-    scratch: kernels.Scratch,
+    scratch: Scratch,
 ) -> Callable[[], None]:
     """The kernel of a compute step with its arrays and attributes filled in."""
     spec = OPS[step.op]
@@ -260,7 +261,7 @@ KERNELS: dict[str, Callable[..., None]] = {
     "attention_heads": kernels.attention_heads,
     "softmax": kernels.softmax,
     "segment_sum": kernels.segment_sum,
-    "activate": kernels.activate,
+    "activate": activate,
     "matmul": _matmul,
     "reduce": _reduce,
     "unary": _unary,

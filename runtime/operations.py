@@ -4,27 +4,27 @@ Shared by the reader (runtime/plan.py), which refuses anything else, by the code
 to arrays (runtime/execution.py), and by the converter, which writes nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgeformer.runtime.kernels import ACTIVATIONS
+from edgeformer.runtime.activations import ACTIVATIONS
 
-UNARY = {
+UNARY: dict[str, np.ufunc] = {
     "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "exp": np.exp, "floor": np.floor,
     "log": np.log, "logical_not": np.logical_not, "negative": np.negative,
     "reciprocal": np.reciprocal, "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt,
 }  # fmt: skip
-BINARY = {
+BINARY: dict[str, np.ufunc] = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
     "maximum": np.maximum, "minimum": np.minimum, "power": np.power,
     "equal": np.equal, "not_equal": np.not_equal, "less": np.less,
     "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal,
     "logical_and": np.logical_and, "logical_or": np.logical_or,
 }  # fmt: skip
-REDUCE = {
+REDUCE: dict[str, Callable[..., Any]] = {
     "sum": np.sum, "mean": np.mean, "maximum": np.max, "minimum": np.min,
     "any": np.any, "all": np.all,
 }  # fmt: skip
@@ -41,6 +41,7 @@ class OpSpec:
         optional: operand positions that may be absent.
         view: True if the result is another look at operand 0, without a buffer of its own.
         quantized: position of the operand that may be an int8 tensor with a scale, -1 if none.
+        scale_axis: axis of that tensor along which its scale runs.
         scratch: True if the kernel needs room for temporaries.
     """
 
@@ -49,6 +50,7 @@ class OpSpec:
     optional: tuple[int, ...] = ()
     view: bool = False
     quantized: int = -1
+    scale_axis: int = 0
     scratch: bool = False
 
 
@@ -64,10 +66,17 @@ OPS: dict[str, OpSpec] = {
     # Compute: runtime/kernels.py.
     "embedding": OpSpec((2, 2), {}, quantized=0),
     "linear": OpSpec(
-        (3, 3), {"activation": ("", *ACTIVATIONS)}, optional=(2,), quantized=1, scratch=True
+        (3, 3),
+        {"activation": ("", *ACTIVATIONS)},
+        optional=(2,),
+        quantized=1,
+        scale_axis=1,
+        scratch=True,
     ),
     "layer_norm": OpSpec((4, 4), {"eps": "float"}, optional=(1, 2, 3), scratch=True),
-    "attention_packed": OpSpec((4, 4), {"heads": "int", "scale": "float"}, scratch=True),
+    "attention_packed": OpSpec(
+        (5, 5), {"heads": "int", "scale": "float"}, optional=(4,), scratch=True
+    ),
     "attention_dense": OpSpec(
         (4, 4), {"heads": "int", "scale": "float"}, optional=(3,), scratch=True
     ),

@@ -36,10 +36,17 @@ _MAX_RANK = 8
 
 @dataclass(frozen=True)
 class Tensor:
-    """A stored array, read-only, and for int8 what one unit of each row is worth."""
+    """A stored array, read-only.
+
+    Attributes:
+        array: as stored; int8 matrices come with a scale, nothing else does.
+        scale: float32, what one unit of each row or column is worth.
+        axis: 0 if ``scale`` has one value for each row, 1 for each column.
+    """
 
     array: NDArray[Any]
     scale: NDArray[np.float32] | None
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ def parse_plan(data: memoryview) -> Plan:
     body = data[aligned(16 + length) :]
     arrays = [_array(record, body, f"tensor {k}") for k, record in enumerate(records)]
     scales = [_scale(records[k], arrays, k) for k in range(len(arrays))]
-    tensors = tuple(map(Tensor, arrays, scales))
+    tensors = tuple(
+        Tensor(a, s, r["axis"]) for a, s, r in zip(arrays, scales, records, strict=True)
+    )
     if not isinstance(header["programs"], dict) or "main" not in header["programs"]:
         fail("it has no program 'main'")
     programs = {
@@ -153,7 +162,7 @@ def aligned(offset: int) -> int:
 
 
 def _array(value: Any, body: memoryview, where: str) -> NDArray[Any]:
-    record = _record(value, ("dtype", "shape", "offset", "scale"), where)
+    record = _record(value, ("dtype", "shape", "offset", "scale", "axis"), where)
     dtype = np.dtype(_word(record["dtype"], DTYPES, where)).newbyteorder("<")
     shape = [_int(size, 0, _MAX_SIZE, where) for size in _list(record["shape"], where)]
     if len(shape) > _MAX_RANK:
@@ -175,8 +184,9 @@ def _scale(value: Any, arrays: list[NDArray[Any]], k: int) -> NDArray[np.float32
     if value["scale"] is None:
         return None
     scale = arrays[_int(value["scale"], 0, len(arrays) - 1, where)]
-    if scale.dtype != np.float32 or array.ndim != 2 or scale.shape != array.shape[:1]:
-        fail(f"{where} needs one float32 scale for each row")
+    axis = _int(value["axis"], 0, 1, where)
+    if scale.dtype != np.float32 or array.ndim != 2 or scale.shape != (array.shape[axis],):
+        fail(f"{where} needs one float32 scale for each row or column")
     return scale
 
 
@@ -235,8 +245,10 @@ def _step(
         _int(operand, -len(tensors), len(values) - 1, where)
         if operand >= 0 and operand not in made:
             fail(f"{where} uses value {operand} before it is computed")
-        if operand < 0 and tensors[-1 - operand].scale is not None and position != spec.quantized:
-            fail(f"{where} cannot take an int8 tensor as operand {position}")
+        if operand < 0 and tensors[-1 - operand].scale is not None:
+            expected = (spec.quantized, spec.scale_axis)
+            if (position, tensors[-1 - operand].axis) != expected:
+                fail(f"{where} cannot take that int8 tensor as operand {position}")
     output = _int(record["output"], 0, len(values) - 1, where)
     if output in made or (values[output].slot is None) != spec.view:
         fail(f"{where} has a wrong output")

@@ -52,7 +52,14 @@ def _logits(folder: Path, text: str, pair: str | None = None) -> np.ndarray:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.inference_mode():
-        inputs = tokenizer(text, pair, return_tensors="pt", truncation=True, max_length=32)
+        inputs = tokenizer(
+            text,
+            pair,
+            return_tensors="pt",
+            truncation=True,
+            max_length=32,
+            return_token_type_ids=True,
+        )
         return model(**inputs).logits[0].numpy()
 
 

@@ -296,6 +296,11 @@ def test_half_precision_keeps_outputs_float32_and_sums_exact() -> None:
     expected = np.sqrt(np.square(x @ w).sum(-1, keepdims=True))
     assert np.square(expected).min() > 65504  # beyond float16, so the sum must not be in it
     np.testing.assert_allclose(got, expected, rtol=5e-3)
+    for node in model.graph:  # the CPU computes float16 in float32, so the graph itself counts
+        if node.op_type in ("MatMul", "Mul", "ReduceSum", "Sqrt"):
+            assert node.inputs[0] is not None
+            half = node.inputs[0].dtype == ir.DataType.FLOAT16
+            assert half == (node.op_type == "MatMul"), node.op_type
     types = {n: v.dtype for n, v in model.graph.initializers.items()}
     assert types["w.half"] == ir.DataType.FLOAT16
     assert types["axes"] == ir.DataType.INT64

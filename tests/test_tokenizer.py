@@ -287,10 +287,11 @@ def test_unknown_wordpiece_parts_go_through_the_tokenizers_package() -> None:
         {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
         {"pre_tokenizer": None},
         {"post_processor": {"type": "Sequence", "processors": []}},
+        {"added_tokens": [added("中", 0, normalized=True, lstrip=True, rstrip=True)]},
     ):
         ours, theirs = both(tiny(**part))
         assert isinstance(ours, HfTokenizer)
-        assert_same(ours, theirs, "ﬁve 12 words", max_length=5)
+        assert_same(ours, theirs, "ﬁve 12 words 中中 a", max_length=5)
 
 
 def test_without_the_package_bpe_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

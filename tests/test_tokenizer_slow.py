@@ -30,9 +30,7 @@ def test_every_option_on_every_code_point(options: tuple[bool, bool, bool, bool]
     ours = Normalizer(parse_wordpiece(tiny(normalizer=spec)).steps)
     theirs = normalizers.BertNormalizer(*options)
     for text in code_point_texts():
-        expected = theirs.normalize_str(text)
-        assert ours.fast(text) == expected
-        assert "".join(char for char, _ in ours.aligned(text)) == expected
+        assert ours.fast(text) == theirs.normalize_str(text)
 
 
 def test_offsets_of_every_code_point() -> None:

@@ -46,7 +46,8 @@ class Layer(nn.Module):
         )
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = self.norm1(x + self.out(attended.transpose(1, 2).reshape(batch, length, HIDDEN)))
-        return self.norm2(x + self.down(F.gelu(self.up(x))))
+        answer: torch.Tensor = self.norm2(x + self.down(F.gelu(self.up(x))))
+        return answer
 
 
 class TinyBert(nn.Module):
@@ -234,4 +235,5 @@ def torch_answers(prepared: PreparedModel, batch: RaggedBatch) -> dict[str, NDAr
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """One cosine for each row."""
     dots: NDArray[np.float32] = (a * b).sum(-1)
-    return dots / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    lengths: NDArray[np.float32] = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return dots / lengths

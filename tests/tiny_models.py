@@ -7,11 +7,13 @@ initialisation would hide a dropped bias.
 
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
@@ -215,3 +217,22 @@ def add_sentence_files(
         settings = {"max_seq_length": max_length, "do_lower_case": False}
         (path / "sentence_bert_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return path
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change entries of config.json; None removes one."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def edit_weights(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
+) -> None:
+    """Change tensors of model.safetensors, in place or by returning the new ones."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    changed = change(tensors)
+    path.unlink()  # the loaded tensors are mapped from the file: never write over it
+    save_file(tensors if changed is None else changed, path)

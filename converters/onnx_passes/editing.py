@@ -44,7 +44,7 @@ def constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
         name=unique,
         shape=ir.Shape(array.shape),
         type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(np.ascontiguousarray(array), name=unique),
+        const_value=ir.tensor(np.asarray(array, order="C"), name=unique),
     )
     model.graph.register_initializer(value)
     return value

@@ -87,7 +87,8 @@ def _unsaturated_limits(
     same_sign = (weight[:-1] < 0) == (weight[1:] < 0)
     pairs = np.where(same_sign, np.abs(weight[:-1] + weight[1:]), 0).max(axis=0, initial=0)
     limit = np.floor(127 * (largest / np.maximum(pairs, largest)))
-    return np.clip(limit, 63, 127).astype(np.float32)
+    limits: NDArray[np.float32] = np.clip(limit, 63, 127).astype(np.float32)
+    return limits
 
 
 def saturating_pairs(weight: NDArray[np.int8]) -> int:

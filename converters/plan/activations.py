@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edgeformer.converters.plan.evaluate import evaluate_elementwise
 from edgeformer.converters.plan.graph import Graph, Node, rewrite, scalar_of
-from edgeformer.runtime.kernels import ACTIVATIONS, Scratch
+from edgeformer.runtime.activations import ACTIVATIONS
+from edgeformer.runtime.scratch import Scratch
 
 _CANDIDATES = ("gelu", "gelu_tanh", "silu")
 _GRID = np.linspace(-20, 20, 4001).astype(np.float32)
@@ -77,9 +78,7 @@ def _is_closed(graph: Graph, cone: dict[str, Node], last: Node) -> bool:
     return not used & (set(cone) - {last.output})
 
 
-def _evaluate(
-    graph: Graph, cone: dict[str, Node], name: str, source: str
-) -> NDArray[np.float32]:
+def _evaluate(graph: Graph, cone: dict[str, Node], name: str, source: str) -> NDArray[np.float32]:
     values: dict[str, NDArray[np.float32]] = {source: _GRID}
     for node in graph.nodes:
         if node.output in cone:

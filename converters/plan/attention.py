@@ -42,8 +42,10 @@ def spelled_out(graph: Graph) -> Graph:
         nodes: list[Node] = []
         k = _transposed_back(graph, makers, str(product.inputs[1]), nodes, types, node.output)
         mask = _added(graph, masks, nodes, types, node.output)
-        if mask is not None and len(graph.type_of(mask).shape if mask not in types
-                                    else types[mask].shape) != 4:
+        if (
+            mask is not None
+            and len(graph.type_of(mask).shape if mask not in types else types[mask].shape) != 4
+        ):
             continue
         q, v = product.inputs[0], node.inputs[1]
         nodes.append(
@@ -169,9 +171,7 @@ def _rows_of(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
     return source
 
 
-def _merged(
-    graph: Graph, users: dict[str, Node], uses: dict[str, int], name: str
-) -> str | None:
+def _merged(graph: Graph, users: dict[str, Node], uses: dict[str, int], name: str) -> str | None:
     """The (batch, sequence, heads * dim) value that the result becomes (rule 2)."""
     node = users.get(name)
     if node is None or uses[name] != 1 or node.op != "transpose":

@@ -1,6 +1,8 @@
 """What the translation rules write with: nodes, types and constants of the graph to be."""
 
+import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -106,13 +108,27 @@ class Builder:
         """The array of a constant, None if ``name`` is computed."""
         return self._constants.get(name)
 
+    def transposed(self, name: str) -> str:
+        """A constant matrix the other way round, once for each name; a value as it is."""
+        array = self._constants.get(name)
+        if array is None:
+            return name
+        turned = f"{name}_transposed"
+        if turned not in self._constants:
+            self.constant(array.T, turned)
+        return turned
+
     def operand(self, value: Any, dtype: str = "") -> str:
         """A tensor argument or a Python number as an operand, cast to ``dtype`` if given."""
         if isinstance(value, torch.fx.Node):
-            result = self.results[value]
+            result = self.results.get(value)
+            if result is None:
+                raise self.fail("a size of an input is used as a value")
             if isinstance(result, tuple):
                 raise self.fail(f"{value.name} is several tensors where one is needed")
-            name = self._torch_constant(result) if isinstance(result, torch.Tensor) else result
+            if isinstance(result, torch.Tensor):
+                result = self._torch_constant(result)
+            name = result
         elif isinstance(value, (int, float, bool)):
             dtype = dtype or self.dtype(torch.tensor(value).dtype)
             name = f"scalar_{dtype}_{value!r}"
@@ -172,11 +188,11 @@ class Builder:
 
 
 def location(node: torch.fx.Node) -> str:
-    """Where the model's code made this node: ``file.py:12 in forward, module.path``."""
-    trace = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
-    files = [line for line in trace if line.startswith("File ")]
+    """Where the model's code made this node: ``modeling.py:12, module encoder.layer.0``."""
+    trace = str(node.meta.get("stack_trace") or "")
+    lines = re.findall(r'File "([^"]*)", line (\d+)', trace)
     modules = list((node.meta.get("nn_module_stack") or {}).values())
-    parts = [files[-1].removeprefix("File ")] if files else []
+    parts = [f"{PurePath(lines[-1][0]).name}:{lines[-1][1]}"] if lines else []
     parts += [f"module {modules[-1][0]}"] if modules and modules[-1][0] else []
     return ", ".join(parts) or f"node {node.name}"
 

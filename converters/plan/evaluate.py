@@ -8,15 +8,11 @@ from numpy.typing import NDArray
 
 from edgeformer.converters.plan.graph import Node
 from edgeformer.runtime.execution import KERNELS
-from edgeformer.runtime.kernels import Scratch
 from edgeformer.runtime.operations import OPS
+from edgeformer.runtime.scratch import Scratch
 
-ELEMENTWISE = ("binary", "unary", "activate", "where", "copy")
 
-
-def evaluate_elementwise(
-    node: Node, operands: Sequence[NDArray[Any]], dtype: str
-) -> NDArray[Any]:
+def evaluate_elementwise(node: Node, operands: Sequence[NDArray[Any]], dtype: str) -> NDArray[Any]:
     """What ``node`` makes of arrays that broadcast to one shape."""
     out = np.empty(np.broadcast_shapes(*(a.shape for a in operands)), dtype)
     extra = (Scratch(),) if OPS[node.op].scratch else ()

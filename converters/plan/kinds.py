@@ -1,9 +1,11 @@
 """What the packing proof knows of a value: a small lattice of kinds.
 
-``Tokens``  one row per token: packed, these rows lie one after the other without padding
-``Texts``   one row per text
-``Mask``    made from ``attention_mask`` alone: one number for tokens, another for padding
-``Fixed``   the same for every text and token: a weight or a number
+``Tokens``     one row per token: packed, these rows lie one after the other without padding
+``Texts``      one row per text
+``Mask``       made from ``attention_mask`` alone: one number for tokens, another for padding
+``Positions``  depends on places in the text only, such as a table cut to the sequence
+``Biased``     a Mask combined with Positions: what attention with relative positions adds
+``Fixed``      the same for every text and token: a weight or a number
 
 Anything else is not provable; the proof stops there.
 """
@@ -28,7 +30,7 @@ class Tokens:
     Attributes:
         name: the packed value, (tokens, ...).
         axis: where the sequence is in the original shape; the axes after it are a row.
-        batched: False if all texts have the same rows (positions).
+        batched: False if all texts have the same rows.
         padding: what every element of a padding row would be, None if not known.
     """
 
@@ -58,13 +60,32 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Each element depends on its own places along the sequence axes, not on their length.
+
+    So for a shorter text it is the upper left part of what it is for a longer one. It is kept in
+    its original shape, at the length of the longest text.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Biased:
+    """``bias`` + ``mask``, or both at once where they are conditions; ``bias`` is a Positions."""
+
+    bias: str
+    mask: Mask
+
+
+@dataclass(frozen=True)
 class Fixed:
     """A constant, perhaps broadcast."""
 
     name: str
 
 
-Kind = Tokens | Texts | Mask | Fixed
+Kind = Tokens | Texts | Mask | Positions | Biased | Fixed
 
 
 def is_static(shape: Shape) -> bool:

@@ -83,7 +83,7 @@ def value_bias(graph: Graph) -> Graph:
         if output.op != "linear" or output.inputs[0] != node.output or uses[node.output] != 1:
             continue
         _, weight, bias = output.inputs
-        moved = graph.constants[str(weight)] @ graph.constants[value.inputs[2]]
+        moved = graph.constants[value.inputs[2]] @ graph.constants[str(weight)]
         if bias is not None:
             moved = moved + graph.constants[bias]
         constants[f"{output.output}_bias"] = float32(moved)
@@ -111,17 +111,18 @@ def merge(graph: Graph) -> Graph:
 def _merged(graph: Graph, node: Node, layers: tuple[Node, Node, Node]) -> Graph:
     weights = [graph.constants[str(layer.inputs[1])] for layer in layers]
     biases = [
-        np.zeros(len(weight), np.float32) if layer.inputs[2] is None
+        np.zeros(weight.shape[1], np.float32)
+        if layer.inputs[2] is None
         else graph.constants[layer.inputs[2]]
         for layer, weight in zip(layers, weights, strict=True)
     ]
     stem = f"{node.output}_qkv"
     has_bias = any(layer.inputs[2] is not None for layer in layers)
-    constants = {f"{stem}_weight": float32(np.concatenate(weights))}
+    constants = {f"{stem}_weight": float32(np.concatenate(weights, axis=1))}
     if has_bias:
         constants[f"{stem}_bias"] = float32(np.concatenate(biases))
     shape = graph.types[layers[0].output].shape
-    widths = [len(weight) for weight in weights]
+    widths = [weight.shape[1] for weight in weights]
     types = {stem: ValueType((*shape[:-1], sum(widths)), "float32")}
     inputs = (layers[0].inputs[0], f"{stem}_weight", f"{stem}_bias" if has_bias else None)
     nodes = [replace(layers[0], inputs=inputs, output=stem)]

@@ -7,12 +7,10 @@ Operands are cast to the type PyTorch would promote them to, so that kernels nev
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgeformer.converters.plan.builder import Builder
 from edgeformer.converters.plan.graph import Shape, ValueType
-from edgeformer.runtime.plan import Size
 
 Arguments = dict[str, Any]
 Rule = Callable[[Builder, torch.fx.Node, Arguments], str | tuple[str, ...]]
@@ -131,121 +129,6 @@ def _cast(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
     return b.cast(b.operand(a["self"]), b.type_of(node).dtype)
 
 
-def _linear(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    bias = None if a["bias"] is None else b.operand(a["bias"])
-    return linear(b, b.operand(a["input"]), b.operand(a["weight"]), bias, b.type_of(node))
-
-
-def linear(b: Builder, x: str, weight: str, bias: str | None, result: ValueType) -> str:
-    """``x @ weight.T + bias`` where weight and bias are constants."""
-    computed = [n for n in (weight, bias) if n is not None and b.array(n) is None]
-    if computed or len(b.shape(weight)) != 2:
-        raise b.fail("a linear layer's weight is computed while the model runs")
-    return b.emit("linear", (x, weight, bias), result, activation="")
-
-
-def _addmm(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    if a["alpha"] != 1 or a["beta"] != 1:
-        raise b.fail("addmm with alpha or beta has no operation in the NumPy engine")
-    product = _product(b, b.operand(a["mat1"]), b.operand(a["mat2"]), b.type_of(node))
-    return binary(b, "add", product, b.operand(a["self"]), b.type_of(node))
-
-
-def _matmul(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    left = a.get("self")
-    right = a["other"] if "other" in a else a["mat2"]
-    return _product(b, b.operand(left), b.operand(right), b.type_of(node))
-
-
-def _product(b: Builder, left: str, right: str, result: ValueType) -> str:
-    weight = b.array(right)
-    if weight is not None and weight.ndim == 2 and len(b.shape(left)) > 1:
-        return linear(b, left, b.constant(weight.T), None, result)
-    if len(b.shape(left)) < 2 or len(b.shape(right)) < 2:
-        raise b.fail("a matrix product with a vector has no operation in the NumPy engine")
-    return b.emit("matmul", (left, right), result)
-
-
-def _layer_norm(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    x = b.operand(a["input"])
-    if len(a["normalized_shape"]) != 1:
-        raise b.fail("layer_norm over several axes has no operation in the NumPy engine")
-    weight = None if a["weight"] is None else b.operand(a["weight"])
-    bias = None if a["bias"] is None else b.operand(a["bias"])
-    result = ValueType(b.shape(x), "float32")
-    return b.emit("layer_norm", (x, None, weight, bias), result, eps=float(a["eps"]))
-
-
-def _native_layer_norm(b: Builder, node: torch.fx.Node, a: Arguments) -> tuple[str, ...]:
-    return (_layer_norm(b, node, a), "unused_mean", "unused_deviation")
-
-
-def _rms_norm(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    """Zhang and Sennrich 2019, eq. 4, over the last axis."""
-    if len(a["normalized_shape"]) != 1:
-        raise b.fail("rms_norm over several axes has no operation in the NumPy engine")
-    x, result = b.operand(a["input"]), b.type_of(node)
-    row = ValueType((*result.shape[:-1], 1), result.dtype)
-    mean = reduce(b, "mean", binary(b, "multiply", x, x, result), (-1,), row)
-    eps = a["eps"] if a["eps"] is not None else float(np.finfo(np.float32).eps)
-    root = b.emit("unary", (binary(b, "add", mean, b.operand(eps), row),), row, fn="sqrt")
-    y = binary(b, "divide", x, root, result)
-    return y if a["weight"] is None else binary(b, "multiply", y, b.operand(a["weight"]), result)
-
-
-def _softmax(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    return b.emit("softmax", (b.operand(a["self"], "float32"),), b.type_of(node), axis=a["dim"])
-
-
-def _log_softmax(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    x, result = b.operand(a["self"], "float32"), b.type_of(node)
-    axis = a["dim"] % len(result.shape)
-    row = ValueType((*result.shape[:axis], 1, *result.shape[axis + 1 :]), "float32")
-    shifted = binary(b, "subtract", x, reduce(b, "maximum", x, (axis,), row), result)
-    powers = b.emit("unary", (shifted,), result, fn="exp")
-    total = b.emit("unary", (reduce(b, "sum", powers, (axis,), row),), row, fn="log")
-    return binary(b, "subtract", shifted, total, result)
-
-
-def _embedding(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    table, ids = b.operand(a["weight"]), b.operand(a["indices"])
-    if b.array(table) is None:
-        raise b.fail("an embedding table is computed while the model runs")
-    return b.emit("embedding", (table, ids), b.type_of(node))
-
-
-def _attention(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
-    if a["is_causal"] or a.get("enable_gqa") or a["dropout_p"]:
-        raise b.fail("causal, grouped or random attention has no operation in the NumPy engine")
-    result = b.type_of(node)
-    q, k, v = (b.operand(a[name]) for name in ("query", "key", "value"))
-    if len(result.shape) == 3:
-        q, k, v = (b.reshape(n, (b.shape(n)[0], 1, *b.shape(n)[1:])) for n in (q, k, v))
-    if len(b.shape(q)) != 4:
-        raise b.fail("attention on tensors of this rank has no operation in the NumPy engine")
-    mask = None if a["attn_mask"] is None else b.operand(a["attn_mask"])
-    if mask is not None:
-        sizes = b.shape(mask)
-        middle = (1,) if len(result.shape) == 3 and len(sizes) == 3 else ()
-        missing = 4 - len(sizes) - len(middle)
-        mask = b.reshape(
-            mask,
-            (*sizes[:1], *middle, *sizes[1:])
-            if not missing
-            else (*((1,) * (4 - len(sizes))), *sizes),
-        )
-    scale = a["scale"] if a["scale"] is not None else _int(b, b.shape(q)[-1]) ** -0.5
-    kind = ValueType((*b.shape(q)[:-1], b.shape(v)[-1]), "float32")
-    name = b.emit("attention_heads", (q, k, v, mask), kind, scale=float(scale))
-    return b.reshape(name, result.shape)
-
-
-def _int(b: Builder, size: Size) -> int:
-    if not isinstance(size, int):
-        raise b.fail("the width of an attention head is not a fixed number")
-    return size
-
-
 def reduce(b: Builder, fn: str, x: str, axes: tuple[int, ...], result: ValueType) -> str:
     """Emit a reduction; the result keeps the axes as size 1 if its shape has them."""
     return b.emit("reduce", (x,), result, fn=fn, axes=axes)
@@ -344,20 +227,6 @@ MATH_RULES: dict[str, Rule] = {
     "aten._to_copy.default": _cast,
     "aten.to.dtype": _cast,
     "aten.type_as.default": _cast,
-    "aten.linear.default": _linear,
-    "aten.addmm.default": _addmm,
-    "aten.mm.default": _matmul,
-    "aten.bmm.default": _matmul,
-    "aten.matmul.default": _matmul,
-    "aten.layer_norm.default": _layer_norm,
-    "aten.native_layer_norm.default": _native_layer_norm,
-    "aten.rms_norm.default": _rms_norm,
-    "aten.softmax.int": _softmax,
-    "aten._softmax.default": _softmax,
-    "aten.log_softmax.int": _log_softmax,
-    "aten._log_softmax.default": _log_softmax,
-    "aten.embedding.default": _embedding,
-    "aten.scaled_dot_product_attention.default": _attention,
     "aten.linalg_vector_norm.default": _norm,
     "aten.norm.ScalarOpt_dim": _norm,
 }

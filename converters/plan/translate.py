@@ -2,8 +2,8 @@
 
 1. Whatever depends on weights and numbers only is computed here, with torch.
 2. Sizes are not computed by nodes: they are read from the shapes the exporter worked out.
-3. Every other node has a rule in ``rules_math`` or ``rules_shape``; one without a rule is an error
-   that names it.
+3. Every other node has a rule in one of the ``rules_*`` modules; without one it is an error that
+   names the operation.
 """
 
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 from edgeformer.converters.plan.builder import Builder, location
 from edgeformer.converters.plan.capture import Captured
 from edgeformer.converters.plan.graph import Graph
+from edgeformer.converters.plan.rules_layers import LAYER_RULES
 from edgeformer.converters.plan.rules_math import MATH_RULES
 from edgeformer.converters.plan.rules_shape import SHAPE_RULES
 from edgeformer.errors import ModelError
 
-RULES = {**SHAPE_RULES, **MATH_RULES}
+RULES = {**SHAPE_RULES, **MATH_RULES, **LAYER_RULES}
 _IGNORED = ("aten._assert", "aten.sym_constrain", "aten._check")
 
 
@@ -81,7 +82,7 @@ def _call(builder: Builder, node: torch.fx.Node) -> None:
     if target == "<built-in function getitem>":
         source, index = node.args
         results = builder.results[source]  # type: ignore[index]
-        builder.results[node] = results[index]  # type: ignore[index, assignment]
+        builder.results[node] = results[index]  # type: ignore[index]
         return
     if _is_constant(builder, node):
         builder.results[node] = _fold(builder, node)

@@ -46,17 +46,17 @@ def write_plan(path: Path, programs: Mapping[str, tuple[str, Graph]], precision:
             file.write(array.tobytes())
 
 
-def quantize_rows(array: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 of a float matrix.
+def quantize(array: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 of a float matrix, one scale for each row (axis 0) or column (axis 1).
 
     Returns:
-        int8 (rows, columns) within +-127 and float32 (rows,), with rows = int8 * scale to half a
-        step.
+        int8 within +-127 of the same shape, and float32 (rows or columns,); their product is
+        ``array`` to half a step.
     """
-    peak = np.abs(array).max(axis=1, initial=0)
+    peak = np.abs(array).max(axis=1 - axis, keepdims=True, initial=0)
     scale = np.where(peak > 0, peak / 127, 1).astype(np.float32)
-    levels = np.clip(np.rint(array / scale[:, None]), -127, 127)
-    return levels.astype(np.int8), scale
+    levels = np.clip(np.rint(array / scale), -127, 127)
+    return levels.astype(np.int8), scale.reshape(-1)
 
 
 class _Store:
@@ -68,11 +68,11 @@ class _Store:
         self._known: dict[tuple[str, ...], int] = {}
         self._end = 0
 
-    def add(self, array: NDArray[Any], scale: int | None = None) -> int:
+    def add(self, array: NDArray[Any], scale: int | None = None, axis: int = 0) -> int:
         """Index of a tensor with this content."""
         array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         content = hashlib.sha256(array.tobytes()).hexdigest()
-        key = (str(array.dtype), str(array.shape), str(scale), content)
+        key = (str(array.dtype), str(array.shape), f"{scale} {axis}", content)
         if key not in self._known:
             self._known[key] = len(self.records)
             self.records.append(
@@ -81,16 +81,17 @@ class _Store:
                     "shape": list(array.shape),
                     "offset": self._end,
                     "scale": scale,
+                    "axis": axis,
                 }
             )
             self.arrays.append(array)
             self._end = aligned(self._end + array.nbytes)
         return self._known[key]
 
-    def add_quantized(self, array: NDArray[Any]) -> int:
+    def add_quantized(self, array: NDArray[Any], axis: int) -> int:
         """Index of the int8 form of a matrix."""
-        levels, scale = quantize_rows(array)
-        return self.add(levels, self.add(scale))
+        levels, scale = quantize(array, axis)
+        return self.add(levels, self.add(scale), axis)
 
 
 def _program(layout: str, graph: Graph, store: _Store, precision: str) -> dict[str, Any]:
@@ -104,9 +105,13 @@ def _program(layout: str, graph: Graph, store: _Store, precision: str) -> dict[s
                 operands.append(None if name is None else numbers[name])
                 continue
             array = graph.constants[name]
+            spec = OPS[node.op]
             small = node.op == "embedding" and array.size <= _SMALL_TABLE
-            quantize = precision == "int8" and position == OPS[node.op].quantized and not small
-            operands.append(-1 - (store.add_quantized(array) if quantize else store.add(array)))
+            if precision == "int8" and position == spec.quantized and not small:
+                index = store.add_quantized(array, spec.scale_axis)
+            else:
+                index = store.add(array)
+            operands.append(-1 - index)
         steps.append(
             {
                 "op": node.op,

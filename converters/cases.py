@@ -1,0 +1,71 @@
+"""What a conversion is verified on, and what the bundle's self-test will ask on the device."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.verification import Reference, reference_answers
+from edgeformer.errors import DataError
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.golden import GoldenCase
+from edgeformer.runtime.text import encode_texts
+from edgeformer.runtime.tokenizer import Tokenizer
+
+MAX_UNKNOWN_SHARE = 0.2
+MAX_GOLDEN_CASES = 4
+_STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
+
+Text = tuple[str, str | None]
+
+
+def text_reference(
+    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
+) -> Reference:
+    """PyTorch's answers to ``texts``, or to a plain module's examples.
+
+    Raises:
+        DataError: too many tokens are unknown to the vocabulary for the texts to prove anything.
+        ModelError: the model itself answers NaN or infinity.
+    """
+    if tokenizer is None:
+        return reference_answers(prepared, None)
+    batch = _tokenized(prepared, tokenizer, texts)
+    unknown = float(np.mean(batch.ids == tokenizer.unk_id)) if tokenizer.unk_id is not None else 0.0
+    if unknown > MAX_UNKNOWN_SHARE:
+        raise DataError(
+            f"{unknown:.0%} of the verification texts' tokens are unknown to this vocabulary:"
+            " they prove nothing about it",
+            hint="pass texts of the model's own kind with --calibration FILE",
+        )
+    return reference_answers(prepared, batch)
+
+
+def _tokenized(prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Text]) -> RaggedBatch:
+    firsts = [text for text, _ in texts]
+    seconds = [pair or "" for _, pair in texts] if any(pair for _, pair in texts) else None
+    longest = prepared.card.max_length
+    return encode_texts(tokenizer, firsts, seconds, longest, "truncate").batch
+
+
+def golden_cases(
+    prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
+) -> list[GoldenCase]:
+    """The first few of ``texts`` (or the examples) with their answers.
+
+    Shortest first, since loading runs the first one.
+    """
+    batch = _tokenized(prepared, tokenizer, texts[:MAX_GOLDEN_CASES]) if tokenizer else None
+    reference = reference_answers(prepared, batch)
+    cases = []
+    for i, (inputs, outputs) in enumerate(zip(reference.inputs, reference.outputs, strict=True)):
+        text = "" if batch is None or texts[i][1] else texts[i][0]
+        kept = {k: v for k, v in inputs.items() if batch is None or k in _STORED}
+        cases.append(
+            GoldenCase(
+                text,
+                {k: v.tolist() for k, v in kept.items()},
+                {k: v.tolist() for k, v in outputs.items()},
+            )
+        )
+    return sorted(cases, key=lambda case: len(str(case.inputs)))

@@ -1,8 +1,10 @@
 """What a conversion is verified on, and what the bundle's self-test will ask on the device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.verification import Reference, reference_answers
@@ -14,6 +16,7 @@ from edgeformer.runtime.tokenizer import Tokenizer
 
 MAX_UNKNOWN_SHARE = 0.2
 MAX_GOLDEN_CASES = 4
+MAX_CALIBRATION_TEXTS = 32
 _STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
 
 Text = tuple[str, str | None]
@@ -39,6 +42,17 @@ def text_reference(
             hint="pass texts of the model's own kind with --calibration FILE",
         )
     return reference_answers(prepared, batch)
+
+
+def with_calibration(prepared: PreparedModel, reference: Reference) -> PreparedModel:
+    """``prepared`` with some of the texts as further examples, from which the converters learn
+    the ranges of activations. A plain module keeps its own examples."""
+    if reference.batch is None:
+        return prepared
+    step = max(1, len(reference.inputs) // MAX_CALIBRATION_TEXTS)
+    texts = reference.inputs[::step][:MAX_CALIBRATION_TEXTS]
+    examples = tuple({k: torch.from_numpy(v) for k, v in text.items()} for text in texts)
+    return replace(prepared, examples=(*prepared.examples[:1], *examples))
 
 
 def _tokenized(prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Text]) -> RaggedBatch:

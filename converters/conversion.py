@@ -20,7 +20,7 @@ from edgeformer.converters.bundle_writer import (
     staging,
     write_manifest,
 )
-from edgeformer.converters.cases import Text, golden_cases, text_reference
+from edgeformer.converters.cases import Text, golden_cases, text_reference, with_calibration
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.stages import Stage, Stages, peak_rss_mb
 from edgeformer.converters.verification import Reference, verify
@@ -30,7 +30,6 @@ from edgeformer.runtime.bundle import Bundle, open_bundle
 from edgeformer.runtime.engine import ENGINES, Engine, missing_engine, open_engine
 from edgeformer.runtime.golden import dump_golden
 from edgeformer.runtime.manifest import Manifest, Variant
-from edgeformer.runtime.threads import available_threads
 from edgeformer.runtime.tokenizer import load_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -142,6 +141,7 @@ def convert_prepared(
     with stages.stage("reference answers"):
         reference = text_reference(prepared, tokenizer, settings.texts)
         golden = golden_cases(prepared, tokenizer, settings.golden)
+    prepared = with_calibration(prepared, reference)
     with staging(settings.output) as folder:
         variants = _export_all(prepared, settings, folder, stages)
         if prepared.tokenizer_json:
@@ -218,7 +218,7 @@ def _verify_all(
     with open_bundle(folder) as bundle:
         for variant in manifest.variants:
             with stages.stage(f"verify {variant.id}"):
-                engine = _open_to_verify(bundle, variant, available_threads(manifest.threads))
+                engine = _open_to_verify(bundle, variant)
                 try:
                     has_classes = bool(manifest.model.labels)
                     parity = verify(engine, variant, reference, tolerance, has_classes)
@@ -228,9 +228,12 @@ def _verify_all(
     return tuple(verified)
 
 
-def _open_to_verify(bundle: Bundle, variant: Variant, threads: int) -> Engine:
-    """A variant for another provider (a GPU this host may lack) is verified on the CPU's."""
-    return open_engine(bundle, replace(variant, provider=""), threads)
+def _open_to_verify(bundle: Bundle, variant: Variant) -> Engine:
+    """A variant for another provider (a GPU this host may lack) is verified on the CPU's.
+
+    One thread: answers do not depend on it, and a busy host is not slowed by waiting threads.
+    """
+    return open_engine(bundle, replace(variant, provider=""), 1)
 
 
 def _failure_text(failed: Sequence[Variant]) -> str:

@@ -23,7 +23,8 @@ class PreparedModel:
             ``position_ids`` (default positions+K), each int64 (batch, sequence).
         outputs: ports of the result: ``embedding`` (batch, hidden), ``logits`` (batch, classes)
             or (batch, sequence, classes), or a plain module's own names.
-        examples: one or more sets of inputs; the first is what exporting traces.
+        examples: one or more sets of inputs; the first is what exporting traces, all of them tell
+            the converters the ranges of activations.
         card: what the model is.
         tokenizer_json: contents of tokenizer.json, truncation and padding removed; None if none.
     """

@@ -131,8 +131,8 @@ def verification_text(verification: "Verification") -> str:
     """What ``inspect --verify`` found."""
     lines = [f"{check.name}: {check.problem or 'ok'}" for check in verification.files]
     for check in verification.answers:
-        reason = f" ({check.reason})" if check.reason else f" ({verification.cases} golden inputs)"
-        lines.append(f"{check.variant}: self-test {check.state}{reason}")
+        state = check.state if check.state == "not installed" else f"self-test {check.state}"
+        lines.append(f"{check.variant}: {state} ({check.reason or f'{verification.cases} inputs'})")
     return "\n".join(lines)
 
 

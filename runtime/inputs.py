@@ -67,7 +67,7 @@ def _default(port: Port, sizes: dict[str, int]) -> NDArray[Any]:
         return np.zeros(shape, port.dtype)
     start = int(port.default.removeprefix("positions+"))
     positions = np.arange(start, start + shape[-1], dtype=port.dtype)
-    return np.ascontiguousarray(np.broadcast_to(positions, shape))
+    return np.broadcast_to(positions, shape).copy()
 
 
 def _shape_text(port: Port) -> str:

@@ -8,7 +8,7 @@ import pytest
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile, profile_names
 from edgeformer.errors import UsageError
 
-BUILT_IN = "cuda jetson-orin rpi-zero-2w rpi3 rpi4 rpi5 x86 x86-vnni".split()
+BUILT_IN = ["cuda", "jetson-orin", "rpi-zero-2w", "rpi3", "rpi4", "rpi5", "x86", "x86-vnni"]
 
 
 def test_the_promised_profiles_exist() -> None:

@@ -18,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeformer.converters import tflite_export
 from edgeformer.converters.tflite_export import bucket_lengths, export_tflite
 from edgeformer.converters.tflite_sharing import share_scales
+from edgeformer.converters.tflite_smoothing import smoothed
 from edgeformer.errors import EngineError, ModelError
 from tests.tflite_models import (
     Bessel,
@@ -89,6 +90,23 @@ def test_int8_stores_the_word_table_and_the_linear_layers_as_int8() -> None:
     }
     for shape in ((5000, 64), (128, 64), (64, 128), (192, 64)):
         assert kinds[shape] == schema.TensorType.INT8
+
+
+def test_the_converter_keeps_the_smoothed_weights() -> None:
+    """It must not move the normalisation's scale into them: that costs int8 accuracy."""
+    converted = tokens_two_buckets()
+    module: Any = converted.prepared.module
+    with torch.no_grad(), smoothed(module, converted.prepared.examples):
+        wanted = [layer.up.weight.numpy().copy() for layer in module.layers]
+    assert not np.allclose(wanted[0], module.layers[0].up.weight.detach().numpy())
+    model = schema.ModelT.InitFromPackedBuf(converted.files["tflite-fp32/model.tflite"], 0)
+    found = [
+        np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(128, 64)
+        for tensor in model.subgraphs[0].tensors
+        if tensor.shape is not None and tensor.shape.tolist() == [128, 64]
+    ]
+    for weight in wanted:
+        assert any(np.allclose(weight, other, rtol=1e-6) for other in found)
 
 
 def test_shared_scales_leave_the_model_as_it_was() -> None:

@@ -22,7 +22,7 @@ from edgeformer.converters.bundle_writer import (
 )
 from edgeformer.converters.cases import Text, golden_cases, text_reference, with_calibration
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.converters.stages import Stage, Stages, peak_rss_mb
+from edgeformer.converters.stages import Stage, Stages, one_torch_thread, peak_rss_mb
 from edgeformer.converters.verification import Reference, verify
 from edgeformer.device_profiles.profile import DeviceProfile, Tolerance
 from edgeformer.errors import EngineError, ToleranceError, UsageError
@@ -136,7 +136,13 @@ def convert_prepared(
         ToleranceError: a variant's answers differ too much, and ``force`` is not set.
         EdgeFormerError: no disk space.
     """
-    check_settings(settings)
+    with one_torch_thread():
+        return _convert(prepared, settings, stages)
+
+
+def _convert(
+    prepared: PreparedModel, settings: ConversionSettings, stages: Stages
+) -> ConversionReport:
     tokenizer = load_tokenizer(prepared.tokenizer_json) if prepared.tokenizer_json else None
     with stages.stage("reference answers"):
         reference = text_reference(prepared, tokenizer, settings.texts)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -39,3 +41,14 @@ def peak_rss_mb() -> float:
     """Peak resident set of this process or its largest child, in MB."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(w).ru_maxrss for w in who) * 1024 / 1e6
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Short texts gain little from more, and on a busy host waiting threads cost tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,13 +3,14 @@
     with smoothed(module, examples):
         content = convert(module)
 
-SmoothQuant (Xiao et al. 2022, equation 4, with their alpha of 0.5) divides the input of a linear layer by a
-scale for each channel and multiplies the weight's column by it, so that a few large channels no
-longer use up the 8 bits of all others. It is applied where encoders have such channels: to linear
-layers that read the output of a normalisation. The module is put back as it was afterwards.
+SmoothQuant (Xiao et al. 2022, equation 4, with their alpha of 0.5) divides the input of a linear
+layer by a scale for each channel and multiplies the weight's column by it, so that a few large
+channels no longer use up the 8 bits of all others. It is applied where encoders have such
+channels: to linear layers that read the output of a normalisation. Afterwards the module is put
+back as it was.
 
 Left alone, TFLite's converter does the opposite: it moves the normalisation's own scale into the
-weights, which makes short texts lose most (benchmarks show by how much).
+weights, which makes short texts lose most.
 """
 
 import contextlib

@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +49,7 @@ def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Ref
     else:
         cases = list(_single_inputs(prepared.inputs, batch))
     outputs = []
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode():
         for case in cases:
             answer = prepared.module(**{k: torch.from_numpy(v) for k, v in case.items()})
             outputs.append({k: v.float().numpy() for k, v in answer.items()})
@@ -59,17 +58,6 @@ def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Ref
             "the PyTorch model itself answers NaN or infinity", hint="check its weights and inputs"
         )
     return Reference(batch, tuple(cases), tuple(outputs))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Short texts gain little from more, and on a busy machine waiting threads cost tenfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _single_inputs(ports: Sequence[Port], batch: RaggedBatch) -> Iterator[Arrays]:

@@ -91,7 +91,7 @@ def _warm_up(call: Callable[[], Any]) -> tuple[int, bool]:
         runs += WINDOW_RUNS
         if abs(now - before) <= STABLE_SHARE * before:
             return runs, True
-        if time.perf_counter() > deadline:
+        if runs > WINDOW_RUNS and time.perf_counter() > deadline:
             return runs, False
         before = now
 

@@ -95,9 +95,9 @@ def blas_threads(threads: int) -> Iterator[BlasInfo]:
 
 
 def _find_library() -> _Library | None:
-    """The BLAS among the loaded libraries; NumPy's own folder first, in case of several."""
+    """The BLAS among the loaded libraries; NumPy's own first: SciPy's wheels carry another."""
     paths = loaded_libraries()
-    home = str(Path(np.__file__).parent.parent)
+    home = str(Path(np.__file__).parent)  # .../numpy, and .../numpy.libs beside it
     for path in sorted(paths, key=lambda p: not p.startswith(home)):
         for kind, open_one in _KINDS.items():
             if kind in Path(path).name.lower() and (library := open_one(path)) is not None:

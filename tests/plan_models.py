@@ -1,5 +1,6 @@
 """Tiny token models and a stand-in for a bundle, for the tests of plans and the NumPy engine."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgeformer.converters.plan.lower import AFTER_PACKING, Lowered, Pass, lower
+from edgeformer.converters.plan.graph import Graph
+from edgeformer.converters.plan.lower import AFTER_PACKING, Lowered, Pass, arrange, trace
 from edgeformer.converters.plan.write import write_plan
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.runtime.engines.numpy_engine import NumpyEngine, open_engine
@@ -163,16 +165,37 @@ def save(
     prepared: PreparedModel, folder: Path, precision: str = "fp32", lowered: Lowered | None = None
 ) -> Variant:
     """Write model.plan into ``folder`` and return the variant that describes it."""
-    lowered = lowered or lower(prepared)
-    write_plan(folder / "model.plan", {"main": (lowered.layout, lowered.graph)}, precision)
+    result = lowered or arrange(traced(prepared), prepared)
+    write_plan(folder / "model.plan", {"main": (result.layout, result.graph)}, precision)
     program = Program("model.plan", "main", (), prepared.inputs, prepared.outputs)
     name = f"numpy-{precision}"
-    return Variant(name, "numpy", precision, lowered.layout, lowered.note, "", {"main": program})
+    return Variant(name, "numpy", precision, result.layout, result.note, "", {"main": program})
 
 
 def bundle_of(folder: Path) -> Any:
     """What the engine needs of a Bundle."""
     return SimpleNamespace(map=lambda name: memoryview((folder / name).read_bytes()))
+
+
+_TRACED: dict[int, tuple[PreparedModel, Graph]] = {}
+
+
+def traced(prepared: PreparedModel) -> Graph:
+    """The traced graph, made once for each prepared model: exporting is what takes time."""
+    if id(prepared) not in _TRACED:
+        _TRACED[id(prepared)] = (prepared, trace(prepared))
+    return _TRACED[id(prepared)][1]
+
+
+@functools.cache
+def tiny(head: str) -> PreparedModel:
+    """TinyBert with that head, prepared once."""
+    return token_prepared(TinyBert(head))
+
+
+def lowered(prepared: PreparedModel, folds: Sequence[Pass] = AFTER_PACKING) -> Lowered:
+    """``lower`` with the trace kept."""
+    return arrange(traced(prepared), prepared, folds)
 
 
 def engine_for(
@@ -183,8 +206,8 @@ def engine_for(
     packing: bool = True,
 ) -> NumpyEngine:
     """Lower, write and open."""
-    lowered = lower(prepared, folds, packing)
-    return open_engine(bundle_of(folder), save(prepared, folder, precision, lowered), 1)
+    result = arrange(traced(prepared), prepared, folds, packing)
+    return open_engine(bundle_of(folder), save(prepared, folder, precision, result), 1)
 
 
 def reference(prepared: PreparedModel, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

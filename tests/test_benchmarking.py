@@ -183,7 +183,7 @@ def test_a_warm_up_that_never_settles_says_so(monkeypatch: pytest.MonkeyPatch) -
     doubling = iter(float(2**n) for n in range(10_000))
     monkeypatch.setattr(benchmark_worker, "_timed_ms", lambda call: next(doubling))
     monkeypatch.setattr(benchmark_worker, "WARMUP_SECONDS", 0.0)
-    assert benchmark_worker._warm_up(lambda: None) == (benchmark_worker.WINDOW_RUNS, False)
+    assert benchmark_worker._warm_up(lambda: None) == (2 * benchmark_worker.WINDOW_RUNS, False)
 
 
 def test_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,13 @@ def test_linear(
     kernels.linear(x, weight, b, out, Scratch(), scale=scale, activation=activation)
     y = F.linear(torch.from_numpy(x), torch.from_numpy(real.T.copy()))
     y = y if b is None else y + torch.from_numpy(b)
-    functions = {"": lambda t: t, "gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
+    functions = {
+        "": lambda t: t,
+        "gelu": F.gelu,
+        "relu": F.relu,
+        "tanh": torch.tanh,
+        "silu": F.silu,
+    }
     close(out, functions[activation](y))
 
 
@@ -114,9 +120,7 @@ def test_linear_takes_leading_axes_as_rows() -> None:
 
 
 @settings(max_examples=60)
-@given(
-    SEEDS, st.integers(1, 20), st.integers(2, 90), MAGNITUDES, st.booleans(), st.booleans()
-)
+@given(SEEDS, st.integers(1, 20), st.integers(2, 90), MAGNITUDES, st.booleans(), st.booleans())
 def test_layer_norm(
     seed: int, rows: int, width: int, scale: float, residual: bool, affine: bool
 ) -> None:

@@ -18,7 +18,7 @@ from edgeformer.converters.numpy_export import export_numpy
 from edgeformer.converters.plan import activations, norms, projections
 from edgeformer.converters.plan.buffers import assign_slots
 from edgeformer.converters.plan.graph import Graph, is_view
-from edgeformer.converters.plan.lower import AFTER_PACKING, Pass, lower
+from edgeformer.converters.plan.lower import Pass, lower
 from edgeformer.converters.plan.write import quantize, write_plan
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import BundleError, EdgeFormerError, ModelError
@@ -33,9 +33,11 @@ from tests.plan_models import (
     bundle_of,
     engine_for,
     example_arrays,
+    lowered,
     plain_prepared,
     reference,
     save,
+    tiny,
     token_prepared,
 )
 
@@ -72,9 +74,9 @@ def maker(graph: Graph, name: str | None) -> Any:
 def test_a_fold_happens_and_keeps_the_answer(
     fold: Pass, happened: Callable[[Graph], bool], tmp_path: Path
 ) -> None:
-    prepared = token_prepared(TinyBert("mean"))
-    assert not happened(lower(prepared, ()).graph)
-    assert happened(lower(prepared, (fold,)).graph)
+    prepared = tiny("mean")
+    assert not happened(lowered(prepared, ()).graph)
+    assert happened(lowered(prepared, (fold,)).graph)
     inputs = example_arrays(prepared)
     before = engine_for(prepared, tmp_path, folds=()).run("main", inputs)["answer"]
     after = engine_for(prepared, tmp_path, folds=(fold,)).run("main", inputs)["answer"]
@@ -126,7 +128,7 @@ def test_spelled_out_activations_are_recognised_by_value(
     spelling: str, name: str, tmp_path: Path
 ) -> None:
     prepared = token_prepared(TinyBert("mean", [BertLayer(activation=spelling)]))
-    graph = lower(prepared).graph
+    graph = lowered(prepared).graph
     assert name in [n.attributes["activation"] for n in graph.nodes if n.op == "linear"]
     inputs = example_arrays(prepared)
     answer = engine_for(prepared, tmp_path).run("main", inputs)["answer"]
@@ -145,7 +147,7 @@ class NearGelu(nn.Module):
 
 def test_what_only_resembles_gelu_is_left_alone(tmp_path: Path) -> None:
     prepared = plain_prepared(NearGelu(), x=torch.randn(3, 4))
-    assert "activate" in operations(lower(prepared).graph)
+    assert "activate" in operations(lowered(prepared).graph)
     inputs = example_arrays(prepared)
     assert_close(engine_for(prepared, tmp_path).run("main", inputs)["y"],
                  reference(prepared, inputs)["y"])  # fmt: skip
@@ -153,9 +155,9 @@ def test_what_only_resembles_gelu_is_left_alone(tmp_path: Path) -> None:
 
 def test_spelled_out_attention_is_found(tmp_path: Path) -> None:
     prepared = token_prepared(TinyBert("mean", [SpelledOutLayer(), SpelledOutLayer()]))
-    lowered = lower(prepared)
-    assert lowered.layout == "packed"
-    assert operations(lowered.graph).count("attention_packed") == 2
+    result = lowered(prepared)
+    assert result.layout == "packed"
+    assert operations(result.graph).count("attention_packed") == 2
     inputs = example_arrays(prepared)
     answer = engine_for(prepared, tmp_path).run("main", inputs)["answer"]
     assert_close(answer, reference(prepared, inputs)["answer"])
@@ -163,7 +165,7 @@ def test_spelled_out_attention_is_found(tmp_path: Path) -> None:
 
 def test_a_whole_layer_is_six_steps() -> None:
     """The point of all folds: one layer of BERT is attention, four linears and two norms."""
-    ops = [op for op in operations(lower(token_prepared(TinyBert("cls"))).graph) if op != "slice"]
+    ops = [op for op in operations(lowered(tiny("cls")).graph) if op != "slice"]
     layer = ["linear", "attention_packed", "linear", "layer_norm", "linear", "linear", "layer_norm"]
     start = ops.index("linear")
     assert ops[start : start + 14] == layer * 2
@@ -174,9 +176,9 @@ def test_a_whole_layer_is_six_steps() -> None:
 
 @pytest.mark.parametrize("head", ["mean", "cls", "tokens", "filled"])
 def test_bert_like_models_are_packable(head: str) -> None:
-    lowered = lower(token_prepared(TinyBert(head)))
-    assert (lowered.layout, lowered.note) == ("packed", "")
-    assert "attention_mask" not in lowered.graph.inputs
+    result = lowered(tiny(head))
+    assert (result.layout, result.note) == ("packed", "")
+    assert "attention_mask" not in result.graph.inputs
 
 
 @pytest.mark.parametrize(
@@ -188,10 +190,10 @@ def test_bert_like_models_are_packable(head: str) -> None:
     ],
 )
 def test_models_that_mix_rows_stay_dense_and_say_why(head: str, reason: str) -> None:
-    lowered = lower(token_prepared(TinyBert(head)))
-    assert lowered.layout == "dense"
-    assert reason in lowered.note
-    assert "plan_models.py:" in lowered.note
+    result = lowered(tiny(head))
+    assert result.layout == "dense"
+    assert reason in result.note
+    assert "plan_models.py:" in result.note
 
 
 class WeakMask(BertLayer):
@@ -220,16 +222,16 @@ class TokenMask(BertLayer):
         (WeakMask, "does not hide padding"),
         (InvertedMask, "does not hide padding"),
         (NoMask, "has no mask"),
-        (TokenMask, "binary may mix tokens"),
+        (TokenMask, "not made from attention_mask and positions alone"),
     ],
 )
 def test_attention_that_sees_padding_stays_dense(
     layer: type[nn.Module], reason: str, tmp_path: Path
 ) -> None:
     prepared = token_prepared(TinyBert("mean", [layer()]))
-    lowered = lower(prepared)
-    assert lowered.layout == "dense"
-    assert reason in lowered.note
+    result = lowered(prepared)
+    assert result.layout == "dense"
+    assert reason in result.note
     inputs = example_arrays(prepared)
     answer = engine_for(prepared, tmp_path).run("main", inputs)["answer"]
     assert_close(answer, reference(prepared, inputs)["answer"])
@@ -261,7 +263,7 @@ class RelativeBias(TinyBert):
 def test_relative_positions_are_packable(tmp_path: Path) -> None:
     prepared = token_prepared(RelativeBias(), names=())
     engine = engine_for(prepared, tmp_path)
-    assert lower(prepared).layout == "packed"
+    assert lowered(prepared).layout == "packed"
     inputs = example_arrays(prepared)
     assert_close(engine.run("main", inputs)["answer"], reference(prepared, inputs)["answer"])
 
@@ -373,7 +375,7 @@ def test_what_cannot_be_lowered_is_named(what: str, message: str) -> None:
 
 
 def test_no_buffer_is_reused_while_it_is_needed() -> None:
-    graph = lower(token_prepared(TinyBert("tokens"))).graph
+    graph = lowered(tiny("tokens")).graph
     slots = assign_slots(graph)
     owner: dict[int, str] = {s: n for n, s in slots.items() if n in graph.inputs and s is not None}
     root = {name: name for name in graph.types}
@@ -416,7 +418,7 @@ def test_weights_used_many_times_are_stored_once(tmp_path: Path) -> None:
 
 
 def test_tensors_are_aligned_views_of_the_file(tmp_path: Path) -> None:
-    save(token_prepared(TinyBert("mean")), tmp_path, "int8")
+    save(tiny("mean"), tmp_path, "int8")
     data = np.frombuffer((tmp_path / "model.plan").read_bytes(), np.uint8)
     plan = parse_plan(memoryview(data))
     assert {str(t.array.dtype) for t in plan.tensors} >= {"int8", "float32"}
@@ -429,7 +431,7 @@ def test_tensors_are_aligned_views_of_the_file(tmp_path: Path) -> None:
 
 
 def test_export_writes_each_precision(tmp_path: Path) -> None:
-    prepared = token_prepared(TinyBert("mean"))
+    prepared = tiny("mean")
     variants = export_numpy(prepared, ("fp32", "int8"), load_profile("rpi4"), tmp_path)
     assert [v.id for v in variants] == ["numpy-fp32", "numpy-int8"]
     sizes = [(tmp_path / v.programs["main"].file).stat().st_size for v in variants]
@@ -558,12 +560,11 @@ def test_a_plan_with_other_ports_is_refused(good: SimpleNamespace) -> None:
         open_engine(bundle, good.variant, 1)
 
 
-def test_a_plan_that_is_one_of_many_folds_is_still_the_same_file(tmp_path: Path) -> None:
-    """Converting twice gives the same bytes: bundles can be compared."""
-    prepared = token_prepared(TinyBert("mean"))
+def test_converting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    prepared = tiny("mean")
     for name in ("a.plan", "b.plan"):
-        lowered = lower(prepared, AFTER_PACKING)
-        write_plan(tmp_path / name, {"main": (lowered.layout, lowered.graph)}, "int8")
+        result = lower(prepared)
+        write_plan(tmp_path / name, {"main": (result.layout, result.graph)}, "int8")
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
 

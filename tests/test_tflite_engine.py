@@ -147,7 +147,7 @@ def test_unknown_program_and_input(engines: dict[str, TfliteEngine]) -> None:
 def test_a_plain_module_runs_at_its_example_shapes(precision: str) -> None:
     engine = opened(mixer(), precision)
     for rows in (1, 3):
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "left": np.linspace(-1, 1, rows * 8, dtype=np.float64).reshape(rows, 8),
             "right": np.full((rows, 8), 0.25, np.float32),
         }

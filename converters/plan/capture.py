@@ -5,11 +5,13 @@
 2. The dimensions that the ports name are exported as dynamic. A model that fixes one is an error.
 3. The program is made functional (no in-place writes) without decomposing linear, embedding,
    layer_norm, gelu or scaled_dot_product_attention.
+4. Operations that have no rule are decomposed by torch, again and again while that helps: einsum
+   becomes products, a batch norm arithmetic.
 """
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,9 @@ import torch
 
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.errors import ModelError
+
+
+_MOST_DECOMPOSITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,12 @@ class Captured:
     outputs: tuple[str, ...]
 
 
-def capture(prepared: PreparedModel) -> Captured:
+def capture(prepared: PreparedModel, supported: Collection[str]) -> Captured:
     """Export ``prepared.module`` at the dynamic shapes of its ports.
+
+    Args:
+        prepared: what to export.
+        supported: names of operations that stay as they are (rule 4).
 
     Raises:
         ModelError: the module cannot be exported, or fixes a dimension that its ports call free.
@@ -53,7 +62,8 @@ def capture(prepared: PreparedModel) -> Captured:
         with _quiet():
             program = torch.export.export(
                 prepared.module, args=(), kwargs=inputs, dynamic_shapes=dynamic, strict=False
-            ).run_decompositions({})
+            )
+            program = _decomposed(program.run_decompositions({}), supported)
     except Exception as error:  # torch.export documents no exception classes
         raise ModelError(
             f"torch.export cannot trace the model: {_first_lines(error)}",
@@ -66,6 +76,20 @@ def capture(prepared: PreparedModel) -> Captured:
     if set(answer) != set(outputs):
         raise ModelError(f"the model returns {sorted(answer)}, its ports are {sorted(outputs)}")
     return Captured(program, names, _limits(program, names), tuple(answer))
+
+
+def _decomposed(
+    program: torch.export.ExportedProgram, supported: Collection[str]
+) -> torch.export.ExportedProgram:
+    """Rule 4."""
+    known = torch.export.default_decompositions()
+    for _ in range(_MOST_DECOMPOSITIONS):
+        targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+        missing = [t for t in targets if str(t) not in supported and t in known]
+        if not missing:
+            break
+        program = program.run_decompositions({target: known[target] for target in missing})
+    return program
 
 
 def _trace_inputs(prepared: PreparedModel) -> dict[str, torch.Tensor]:

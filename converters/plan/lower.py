@@ -8,7 +8,7 @@ from edgeformer.converters.plan.capture import capture
 from edgeformer.converters.plan.graph import Graph
 from edgeformer.converters.plan.kinds import NotPackable
 from edgeformer.converters.plan.pack import pack
-from edgeformer.converters.plan.translate import translate
+from edgeformer.converters.plan.translate import supported_operations, translate
 from edgeformer.converters.prepared import PreparedModel
 
 Pass = Callable[[Graph], Graph]
@@ -43,17 +43,30 @@ class Lowered:
     note: str
 
 
-def lower(
-    prepared: PreparedModel, folds: Sequence[Pass] = AFTER_PACKING, packing: bool = True
-) -> Lowered:
-    """Lower a module; ``folds`` and ``packing`` are arguments so that tests can leave them out.
+def lower(prepared: PreparedModel) -> Lowered:
+    """Lower a module.
 
     Raises:
         ModelError: the module cannot be exported, or uses an operation that plans do not have.
     """
-    graph = translate(capture(prepared), tuple(port.name for port in prepared.inputs))
+    return arrange(trace(prepared), prepared)
+
+
+def trace(prepared: PreparedModel) -> Graph:
+    """Export and translate; attention is found, nothing is folded yet."""
+    graph = translate(capture(prepared, supported_operations()), tuple(port.name for port in prepared.inputs))
     for early in BEFORE_PACKING:
         graph = early(graph)
+    return graph
+
+
+def arrange(
+    graph: Graph,
+    prepared: PreparedModel,
+    folds: Sequence[Pass] = AFTER_PACKING,
+    packing: bool = True,
+) -> Lowered:
+    """Pack if that is proven, then fold; tests leave out ``folds`` or ``packing``."""
     layout, note = "packed", ""
     try:
         if not packing:

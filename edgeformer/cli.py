@@ -153,14 +153,9 @@ def _exit_code(arguments: list[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character says so
             stream.reconfigure(errors="backslashreplace")
-    try:
+    try:  # click itself ends with 1 and in silence where the reader of a pipe has left
         code = commands.main(arguments, prog_name="edgeformer", standalone_mode=False)
-        if sys.stdout is not None:  # None where it was closed from the start
-            sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
         return 130

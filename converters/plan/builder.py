@@ -23,6 +23,8 @@ _DTYPES = {
     torch.bool: "bool",
 }
 
+LEAVE_OUT = "write it with other operations, or leave this engine out: --engines onnx,tflite"
+
 
 class Builder:
     """A graph under construction.
@@ -59,7 +61,7 @@ class Builder:
             )
         )
 
-    def fail(self, what: str, hint: str = "") -> ModelError:
+    def fail(self, what: str, hint: str = LEAVE_OUT) -> ModelError:
         """A ModelError about the node at hand, to be raised."""
         return ModelError(f"{what} ({self._where})" if self._where else what, hint=hint)
 

@@ -43,6 +43,12 @@ def _binary(fn: str) -> Rule:
     return rule
 
 
+def _divide(b: Builder, node: torch.fx.Node, a: Arguments) -> str | tuple[str, ...]:
+    if a["rounding_mode"] not in _MODES:
+        raise b.fail(f"division rounded by {a['rounding_mode']} has no operation")
+    return _binary(_MODES[a["rounding_mode"]])(b, node, a)
+
+
 def _compare(fn: str) -> Rule:
     def rule(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
         values = [v.meta["val"] if isinstance(v, torch.fx.Node) else v for v in _pair(a)]
@@ -157,6 +163,27 @@ def _extreme(fn: str) -> Rule:
     return rule
 
 
+def _variance(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
+    x, result = b.operand(a["self"], "float32"), b.type_of(node)
+    shape = b.shape(x)
+    axes = _axes(a["dim"], shape)
+    count = 1
+    for axis in axes:
+        size = shape[axis]
+        if not isinstance(size, int):
+            raise b.fail("a variance over an axis of unknown size has no operation")
+        count *= size
+    wide = ValueType(tuple(1 if d in axes else n for d, n in enumerate(shape)), "float32")
+    centred = ValueType(shape, "float32")
+    y = binary(b, "subtract", x, reduce(b, "mean", x, axes, wide), centred)
+    total = reduce(b, "sum", binary(b, "multiply", y, y, centred), axes, result)
+    correction = 1 if a["correction"] is None else a["correction"]
+    variance = binary(b, "divide", total, b.operand(float(count - correction)), result)
+    if "std" not in str(node.target):
+        return variance
+    return b.emit("unary", (variance,), result, fn="sqrt")
+
+
 def _norm(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
     order = a["ord"] if "ord" in a else a["p"]
     if order not in (2, 2.0, None):
@@ -175,6 +202,7 @@ def _axes(dim: Any, shape: Shape) -> tuple[int, ...]:
 
 
 _BINARY = {"add": "add", "sub": "subtract", "mul": "multiply", "div": "divide"}
+_MODES = {None: "divide", "floor": "floor_divide"}
 _COMPARE = {
     "eq": "equal", "ne": "not_equal", "lt": "less",
     "le": "less_equal", "gt": "greater", "ge": "greater_equal",
@@ -196,12 +224,17 @@ MATH_RULES: dict[str, Rule] = {
     **{f"aten.{k}.default": _unary(v) for k, v in _UNARY.items()},
     **{f"aten.{k}.default": _activation(k) for k in ("relu", "tanh", "sigmoid", "silu", "erf")},
     **{f"aten.{k}": _reduction(v) for k, v in _REDUCTIONS.items()},
+    **{f"aten.remainder.{t}": _binary("remainder") for t in ("Tensor", "Scalar")},
+    **{f"aten.div.{t}_mode": _divide for t in ("Tensor", "Scalar")},
+    "aten.floor_divide.default": _binary("floor_divide"),
     "aten.maximum.default": _binary("maximum"),
     "aten.minimum.default": _binary("minimum"),
     "aten.max.other": _binary("maximum"),
     "aten.min.other": _binary("minimum"),
     "aten.max.dim": _extreme("maximum"),
     "aten.min.dim": _extreme("minimum"),
+    "aten.var.correction": _variance,
+    "aten.std.correction": _variance,
     "aten.rsub.Scalar": _rsub,
     "aten.rsub.Tensor": _rsub,
     "aten.gelu.default": _gelu,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edgeformer.converters.plan.builder import Builder, location
+from edgeformer.converters.plan.builder import LEAVE_OUT, Builder, location
 from edgeformer.converters.plan.capture import Captured
 from edgeformer.converters.plan.graph import Graph
 from edgeformer.converters.plan.rules_layers import LAYER_RULES
@@ -71,7 +71,9 @@ def _placeholder(
         builder.results[node] = program.state_dict[buffer]
     else:
         key = buffer or signature.inputs_to_lifted_tensor_constants.get(node.name, "")
-        builder.results[node] = program.constants[key]
+        constant = program.constants.get(key)
+        if isinstance(constant, torch.Tensor):  # else a token that orders side effects
+            builder.results[node] = constant
 
 
 def _call(builder: Builder, node: torch.fx.Node) -> None:
@@ -91,7 +93,7 @@ def _call(builder: Builder, node: torch.fx.Node) -> None:
     if rule is None:
         raise ModelError(
             f"the NumPy engine has no operation for {target} ({location(node)})",
-            hint="write it with other operations, or leave this engine out: --engines onnx,tflite",
+            hint=LEAVE_OUT,
         )
     builder.results[node] = rule(builder, node, _arguments(node))
 

@@ -72,6 +72,10 @@ def open_engine(bundle: Bundle, variant: Variant, threads: int) -> Engine:
     error = missing_engine(variant.engine)
     if error:
         raise error
-    module = importlib.import_module(ENGINES[variant.engine][0])
-    engine: Engine = module.open_engine(bundle, variant, threads)
+    engine: Engine = import_engine(variant.engine).open_engine(bundle, variant, threads)
     return engine
+
+
+def import_engine(name: str) -> Any:
+    """The module that opens engine ``name``."""
+    return importlib.import_module(ENGINES[name][0])

@@ -1,10 +1,18 @@
 """``load``: from a path to a Model whose answers were just checked on this machine."""
 
 import os
+import threading
+from collections.abc import Callable, Sequence
 
 from edgeformer.errors import EdgeFormerError, EngineError, UsageError
 from edgeformer.runtime.bundle import Bundle, open_bundle
-from edgeformer.runtime.engine import ENGINES, Engine, missing_engine, open_engine
+from edgeformer.runtime.engine import (
+    ENGINES,
+    Engine,
+    import_engine,
+    missing_engine,
+    open_engine,
+)
 from edgeformer.runtime.golden import GoldenCase, check_golden, parse_golden
 from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.model import Model
@@ -42,13 +50,15 @@ def _choose(bundle: Bundle, engine: str, threads: int | None) -> Model:
     manifest = bundle.manifest
     candidates = _candidates(manifest, engine)
     count = available_threads(threads or manifest.threads)
+    model_files = check_in_background(bundle, _files(candidates[0]))
     bundle.check([name for name in (manifest.golden, manifest.tokenizer) if name])
     cases = parse_golden(bundle.read(manifest.golden))
     tokenizer = load_bundle_tokenizer(bundle)
     skipped: list[tuple[str, str]] = []
     for variant in candidates:
         try:
-            opened = open_checked(bundle, variant, count, tokenizer, cases[:1])
+            check = model_files if variant is candidates[0] else None
+            opened = open_checked(bundle, variant, count, tokenizer, cases[:1], check)
         except EngineError as error:
             if len(candidates) == 1:
                 raise
@@ -68,8 +78,11 @@ def open_checked(
     threads: int,
     tokenizer: Tokenizer | EdgeFormerError | None,
     cases: tuple[GoldenCase, ...],
+    check: Callable[[], None] | None = None,
 ) -> Engine:
     """Open one variant after checking its files, and run ``cases`` on it.
+
+    ``check`` waits for a check of its files that was started before; None checks them now.
 
     Raises:
         BundleError: a file that is not what the manifest says.
@@ -78,7 +91,11 @@ def open_checked(
     missing = missing_engine(variant.engine)
     if missing:
         raise missing
-    bundle.check(sorted({program.file for program in variant.programs.values()}))
+    import_engine(variant.engine)
+    if check is None:
+        bundle.check(_files(variant))
+    else:
+        check()
     engine = open_engine(bundle, variant, threads)
     try:
         usable = None if isinstance(tokenizer, EdgeFormerError) else tokenizer
@@ -87,6 +104,31 @@ def open_checked(
         engine.close()
         raise
     return engine
+
+
+def check_in_background(bundle: Bundle, names: Sequence[str]) -> Callable[[], None]:
+    """Start ``bundle.check(names)`` on a thread: hashing needs neither the GIL nor what is read
+    meanwhile. The function returned waits for it, and raises what it raised."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            bundle.check(names)
+        except BaseException as error:
+            failures.append(error)
+
+    def wait() -> None:
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    thread = threading.Thread(target=work, name="edgeformer-check")
+    thread.start()
+    return wait
+
+
+def _files(variant: Variant) -> list[str]:
+    return sorted({program.file for program in variant.programs.values()})
 
 
 def load_bundle_tokenizer(bundle: Bundle) -> Tokenizer | EdgeFormerError | None:

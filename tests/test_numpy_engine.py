@@ -51,7 +51,7 @@ def torch_rows(head: str, batch: RaggedBatch) -> np.ndarray:
     for i in range(len(batch)):
         part = batch.select([i])
         n = len(part.ids)
-        inputs = {k: v for k, v in part.padded(n).items()}
+        inputs: dict[str, np.ndarray] = dict(part.padded(n))
         inputs["position_ids"] = np.arange(n)[None]
         rows.append(reference(tiny(head), inputs)["answer"][0])
     return np.concatenate(rows) if head == "tokens" else np.stack(rows)
@@ -176,10 +176,10 @@ def test_results_are_the_callers_own(engines: dict[Any, NumpyEngine]) -> None:
 def test_many_threads_get_their_own_answers(engines: dict[Any, NumpyEngine]) -> None:
     batches = [batch_of([1 + i % 7, 3, 1 + i % 5], seed=i) for i in range(24)]
     for layout in ("packed", "dense"):
-        encode = engines["mean", layout].encode
-        expected = [encode(b)["answer"] for b in batches]
+        engine = engines["mean", layout]
+        expected = [engine.encode(b)["answer"] for b in batches]
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(lambda b: encode(b)["answer"], batches))
+            answers = [result["answer"] for result in pool.map(engine.encode, batches)]
         for got, want in zip(answers, expected, strict=True):
             np.testing.assert_array_equal(got, want)
 

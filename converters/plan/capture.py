@@ -80,9 +80,9 @@ def _decomposed(
 ) -> torch.export.ExportedProgram:
     """Rule 4, in one pass: each costs seconds."""
     known = torch.export.default_decompositions()
-    return program.run_decompositions(
-        {target: known[target] for target in known if str(target) not in supported}
-    )
+    table = {target: known[target] for target in known if str(target) not in supported}
+    decomposed: torch.export.ExportedProgram = program.run_decompositions(table)
+    return decomposed
 
 
 def _trace_inputs(prepared: PreparedModel) -> dict[str, torch.Tensor]:

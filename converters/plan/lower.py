@@ -54,7 +54,9 @@ def lower(prepared: PreparedModel) -> Lowered:
 
 def trace(prepared: PreparedModel) -> Graph:
     """Export and translate; attention is found, nothing is folded yet."""
-    graph = translate(capture(prepared, supported_operations()), tuple(port.name for port in prepared.inputs))
+    graph = translate(
+        capture(prepared, supported_operations()), tuple(port.name for port in prepared.inputs)
+    )
     for early in BEFORE_PACKING:
         graph = early(graph)
     return graph

@@ -16,6 +16,8 @@ def _reshape(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
 
 
 def _same(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
+    if a.get("train"):
+        raise b.fail("the model drops values at random", "call eval() on it, F.dropout included")
     return b.operand(a["input"] if "input" in a else a["self"])
 
 
@@ -31,7 +33,7 @@ def _permute(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
 def _transpose(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
     axes = list(range(len(b.type_of(node).shape)))
     first, second = a.get("dim0", 0), a.get("dim1", 1)
-    if axes:
+    if len(axes) > 1:
         axes[first], axes[second] = axes[second], axes[first]
     return _transposed(b, node, a, axes)
 
@@ -124,8 +126,8 @@ def _stack(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
 def _pad(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
     """Constant padding, innermost axis first as torch counts; negative widths cut."""
     name, widths = b.operand(a["self"]), list(a["pad"])
-    if not all(isinstance(w, int) for w in widths):
-        raise b.fail("padding by a computed width has no operation in the NumPy engine")
+    if a.get("mode", "constant") != "constant" or not all(isinstance(w, int) for w in widths):
+        raise b.fail("this kind of padding has no operation in the NumPy engine")
     rank, dtype = len(b.shape(name)), b.dtype_of(name)
     for k, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         axis = rank - 1 - k

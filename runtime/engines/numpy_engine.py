@@ -103,15 +103,16 @@ class NumpyEngine:
             self._restore.close()
 
     def _program(self, name: str) -> Program:
-        if not self._plans:
-            raise EngineError("the engine is closed", hint="load the bundle again")
         if name not in self._variant.programs:
             known = ", ".join(self._variant.programs)
             raise InputError(f"the model has no program {name!r}", hint=f"it has: {known}")
         return self._variant.programs[name]
 
     def _plan(self, entry: Program) -> PlanProgram:
-        return self._plans[entry.file].programs[entry.entry]
+        plan = self._plans.get(entry.file)
+        if plan is None:
+            raise EngineError("the engine is closed", hint="load the bundle again")
+        return plan.programs[entry.entry]
 
     def _execute(
         self, entry: Program, sizes: Mapping[str, int], inputs: Mapping[str, Array]

@@ -1,10 +1,12 @@
 """Cold start: a fresh process from `python` to the first embedding, checks included.
 
-    python -m benchmarks.cold_start [BUNDLE] [--engine NAME ...] [--runs N]
+    python -m benchmarks.cold_start [BUNDLE] [--engine NAME ...] [--runs N] [--python PATH]
 
 Each run is a new process that loads the bundle (hashes, golden self-test) and embeds one text; the
 files are in the page cache. Also prints what an empty interpreter and `import numpy` cost, and the
-peak resident set (VmHWM). Without BUNDLE it converts the embedded default for `rpi4` first.
+peak resident set (VmHWM). ``--python`` names the interpreter of an environment where the wheel is
+installed, as on a device (an editable install, like that of `make setup`, starts later). Without
+BUNDLE it converts the embedded default for `rpi4` first.
 """
 
 import argparse
@@ -29,14 +31,14 @@ assert vector.ndim == 1
 """
 
 
-def measure(code: str, runs: int) -> tuple[float, float]:
-    """Median milliseconds of a fresh process running ``code``, and its largest VmHWM in MB."""
+def measure(python: str, code: str, runs: int) -> tuple[float, float]:
+    """Median milliseconds of fresh processes running ``code``, and their largest VmHWM in MB."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     seconds, peaks = [], []
     for _ in range(runs):
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-c", code + _PEAK],
+            [python, "-c", code + _PEAK],
             env=environment,
             check=True,
             capture_output=True,
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--engine", action="append", choices=("numpy", "onnx", "tflite"))
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--python", default=sys.executable)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundle = args.bundle
@@ -67,7 +70,7 @@ def main() -> None:
         for engine in args.engine or ("numpy", "onnx", "tflite"):
             cases[f"first embedding, {engine}"] = _LOAD.format(bundle=str(bundle), engine=engine)
         for name, code in cases.items():
-            milliseconds, peak = measure(code, args.runs)
+            milliseconds, peak = measure(args.python, code, args.runs)
             print(f"| {name} | {milliseconds:.0f} | {peak:.0f} |")
         print(_blas())
 

@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _LOCAL_HEADER_BYTES = 30
 
 
@@ -67,7 +68,7 @@ class Bundle:
                 raise BundleError(
                     f"{name} has {size} bytes, the manifest says {record.size}", hint=_AGAIN
                 )
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
                 file.seek(offset)
                 if _sha256(file, size) != record.sha256:
                     raise BundleError(
@@ -198,9 +199,10 @@ def _data_offset(file: BinaryIO, info: "zipfile.ZipInfo") -> int:
     return info.header_offset + _LOCAL_HEADER_BYTES + name_length + extra_length
 
 
-def _sha256(file: BinaryIO, size: int) -> str:
-    hasher = hashlib.sha256()
-    while size > 0 and (chunk := file.read(min(size, _CHUNK_BYTES))):
-        hasher.update(chunk)
-        size -= len(chunk)
+def _sha256(file: FileIO, size: int) -> str:
+    """Hash of the next ``size`` bytes, read through one small buffer: no page stays resident."""
+    hasher, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    while size > 0 and (count := file.readinto(buffer[: min(size, _CHUNK_BYTES)])):
+        hasher.update(buffer[:count])
+        size -= count
     return hasher.hexdigest()

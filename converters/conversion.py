@@ -160,7 +160,7 @@ def _convert(
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
-            raise ToleranceError(_failure_text(failed), hint=_failure_hint(failed))
+            raise ToleranceError(_failure_text(failed), hint=_failure_hint(verified))
         with stages.stage("write bundle"):
             (folder / "README.md").write_text(bundle_page(manifest), encoding="utf-8")
             manifest = replace(manifest, files=file_records(folder))
@@ -250,10 +250,17 @@ def _failure_text(failed: Sequence[Variant]) -> str:
     return "\n".join(lines)
 
 
-def _failure_hint(failed: Sequence[Variant]) -> str:
+def _failure_hint(verified: Sequence[Variant]) -> str:
+    """What to try: other precisions or texts for int8, else the engines that did pass."""
+    failed = [v for v in verified if v.parity and not v.parity.passed]
+    bad = {v.engine for v in failed}
+    good = ",".join(dict.fromkeys(v.engine for v in verified if v.engine not in bad))
+    choices = ["texts of the model's own kind with --calibration FILE"]
     if any(v.precision != "fp32" for v in failed):
-        return "try --precision fp32, or texts of the model's own kind with --calibration FILE"
-    return "leave the engine out with --engines, or look at it with --force (the bundle says so)"
+        choices.insert(0, "--precision fp32")
+    if good:
+        choices.append(f"only what passed: --engines {good}")
+    return "try " + ", or ".join(choices)
 
 
 def _notices(manifest: Manifest) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 8 << 20
 _LOCAL_HEADER_BYTES = 30
 
 
@@ -200,9 +200,13 @@ def _data_offset(file: BinaryIO, info: "zipfile.ZipInfo") -> int:
 
 
 def _sha256(file: FileIO, size: int) -> str:
-    """Hash of the next ``size`` bytes, read through one small buffer: no page stays resident."""
-    hasher, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
-    while size > 0 and (count := file.readinto(buffer[: min(size, _CHUNK_BYTES)])):
+    """Hash of the next ``size`` bytes.
+
+    Read, not mapped, so that no page stays resident; in large pieces, since a thread that hashes
+    waits for the interpreter's lock between two of them.
+    """
+    hasher, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK_BYTES)))
+    while size > 0 and (count := file.readinto(buffer[:size])):
         hasher.update(buffer[:count])
         size -= count
     return hasher.hexdigest()

@@ -42,9 +42,9 @@ DEMO := demo
 demo: setup
 	rm -rf $(DEMO)/all-MiniLM-L6-v2.edge
 	mkdir -p $(DEMO)
-	$(BIN)/edgeformer convert --profile rpi4 -o $(DEMO)/all-MiniLM-L6-v2.edge
+	$(BIN)/edgeformer convert --progress --profile rpi4 -o $(DEMO)/all-MiniLM-L6-v2.edge
 	$(BIN)/python -m benchmarks.demo $(DEMO)/all-MiniLM-L6-v2.edge
-	$(BIN)/edgeformer benchmark $(DEMO)/all-MiniLM-L6-v2.edge
+	$(BIN)/edgeformer benchmark --progress $(DEMO)/all-MiniLM-L6-v2.edge
 
 wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from edgeformer.errors import EdgeFormerError, UsageError
 from edgeformer.runtime.bundle import MANIFEST
-from edgeformer.runtime.manifest import FileRecord, Manifest, dump_manifest
+from edgeformer.runtime.manifest import FileRecord, Manifest
+from edgeformer.runtime.manifest_json import dump_manifest
 
 ALIGNMENT_BYTES = 4096
 _ZIP_HEADER_BYTES = 30

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgeformer.errors import BundleError, UsageError
-from edgeformer.runtime.manifest import Manifest, parse_manifest
+from edgeformer.runtime.manifest import Manifest
+from edgeformer.runtime.manifest_json import parse_manifest
 
 if TYPE_CHECKING:
     import zipfile

@@ -1,18 +1,10 @@
-"""What a bundle says of itself: frozen dataclasses, and the JSON they round-trip through.
+"""What a bundle says of itself, as frozen dataclasses.
 
-    manifest == parse_manifest(dump_manifest(manifest))     # for every valid manifest
-
-``digest`` is the SHA-256 of the canonical JSON (sorted keys, no spaces) of everything else, so a
-changed byte anywhere in the manifest is found before the manifest is believed. Nothing here
-touches the disk. docs/bundle.md describes every field for other readers of the format.
+runtime/manifest_json.py reads and writes them; docs/bundle.md describes every field for other
+readers of the format.
 """
 
-import hashlib
-import json
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgeformer.errors import BundleError
@@ -185,114 +177,3 @@ class Manifest:
                 return variant
         known = ", ".join(v.id for v in self.variants)
         raise BundleError(f"the bundle has no variant {variant_id!r}", hint=f"it has: {known}")
-
-
-def digest(data: dict[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``data`` without its ``digest`` key."""
-    body = {key: value for key, value in data.items() if key != "digest"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def dump_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON with its digest."""
-    data = json.loads(json.dumps(asdict(manifest)))
-    data["digest"] = digest(data)
-    return (json.dumps(data, indent=1, ensure_ascii=True) + "\n").encode("ascii")
-
-
-def parse_manifest(text: bytes) -> Manifest:
-    """Read and check manifest.json.
-
-    Raises:
-        BundleError: not JSON, another schema, a digest that does not match, a missing or wrongly
-            typed field, or a file path that could leave the bundle.
-    """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"manifest.json is not JSON: {error}", hint=_AGAIN) from None
-    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
-        raise BundleError("manifest.json is not an EdgeFormer manifest", hint=_AGAIN)
-    if data["schema_version"] != SCHEMA_VERSION:
-        raise BundleError(
-            f"the bundle has schema {data['schema_version']}, this EdgeFormer reads"
-            f" {SCHEMA_VERSION}",
-            hint="upgrade with `pip install -U edgeformer`, or convert again with this version",
-        )
-    if data.pop("digest", None) != digest(data):
-        raise BundleError("manifest.json was altered: its digest does not match", hint=_AGAIN)
-    manifest: Manifest = _build(Manifest, data, "manifest")
-    _check_paths(manifest)
-    return manifest
-
-
-_AGAIN = "copy the bundle again, or convert again"
-
-
-def safe_path(name: str) -> bool:
-    """True if ``name`` is a relative POSIX path that stays inside the bundle."""
-    path = PurePosixPath(name)
-    return (
-        name == str(path)
-        and not path.is_absolute()
-        and path.parts != ()
-        and ".." not in path.parts
-        and not any(c in name for c in "\\:\0")
-    )
-
-
-def _check_paths(manifest: Manifest) -> None:
-    if not manifest.variants:
-        raise BundleError("manifest.json lists no variant", hint=_AGAIN)
-    for name in manifest.files:
-        if not safe_path(name):
-            raise BundleError(
-                f"manifest.json names a file outside the bundle: {name!r}",
-                hint="do not use this bundle: it was made to reach other files",
-            )
-    used = [p.file for v in manifest.variants for p in v.programs.values()]
-    used += [manifest.golden] + ([manifest.tokenizer] if manifest.tokenizer else [])
-    for name in used:
-        if name not in manifest.files:
-            raise BundleError(f"manifest.json has no size and hash for {name!r}", hint=_AGAIN)
-    for variant in manifest.variants:
-        if "main" not in variant.programs:
-            raise BundleError(f"variant {variant.id!r} has no program 'main'", hint=_AGAIN)
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (parsed JSON) as the annotated type ``kind``, or a BundleError naming ``where``."""
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        return _build_record(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if _plain(option, value):
-                return value if option is not type(None) else None
-        return _build(arguments[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if _plain(kind, value):
-        return float(value) if kind is float else value
-    raise BundleError(f"manifest.json: {where} has the wrong type", hint=_AGAIN)
-
-
-def _build_record(kind: Any, value: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    if not isinstance(value, dict) or not set(value) == {f.name for f in fields(kind)}:
-        raise BundleError(f"manifest.json: {where} has missing or unknown fields", hint=_AGAIN)
-    return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
-
-
-def _plain(kind: Any, value: Any) -> bool:
-    """True if ``value`` is of the plain JSON type ``kind`` (a bool is not an int)."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind in (str, int, bool, type(None)):
-        return type(value) is kind
-    return kind is dict and isinstance(value, dict)

@@ -11,8 +11,8 @@ from edgeformer.runtime.manifest import (
     Port,
     Program,
     Variant,
-    dump_manifest,
 )
+from edgeformer.runtime.manifest_json import dump_manifest
 
 PARITY = Parity(4, 1e-7, 1.0, 1.0, 1.0, None, 1.0, True)
 
@@ -33,7 +33,7 @@ def manifest(files: dict[str, bytes], *variants: Variant) -> Manifest:
     return Manifest(
         model=ModelCard("tiny", "bert", "embedding", max_length=8),
         profile={"name": "rpi4"},
-        engines=("numpy",),
+        engines=("numpy", "onnx"),
         threads=2,
         tokenizer="",
         golden="golden.json",

@@ -18,7 +18,7 @@ from edgeformer.converters.bundle_writer import (
 )
 from edgeformer.errors import BundleError, EdgeFormerError, UsageError
 from edgeformer.runtime.bundle import open_bundle
-from edgeformer.runtime.manifest import digest, dump_manifest, parse_manifest, safe_path
+from edgeformer.runtime.manifest_json import digest, dump_manifest, parse_manifest, safe_path
 from tests.bundles import FILES, manifest, variant, write_bundle
 
 
@@ -99,6 +99,30 @@ def test_program_file_must_be_listed() -> None:
         data["variants"][0]["programs"]["main"]["file"] = "other.plan"
 
     with pytest.raises(BundleError, match=r"other\.plan"):
+        parse_manifest(_altered(change))
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "message"),
+    [
+        ("variant", "engine", "tensorrt", "not listed"),
+        ("variant", "precision", "int2", "precision"),
+        ("port", "dtype", "object", "dtype"),
+        ("port", "default", "positions+x", "default"),
+        ("port", "shape", [-1], "negative"),
+        ("model", "task", "translation", "task"),
+        ("manifest", "threads", 0, "threads"),
+        ("manifest", "variants", [], "no variant"),
+    ],
+)
+def test_values_no_engine_knows_are_refused(where: str, key: str, value: Any, message: str) -> None:
+    def change(data: dict[str, Any]) -> None:
+        variant = data["variants"][0]
+        port = variant["programs"]["main"]["inputs"][0]
+        records = {"variant": variant, "port": port, "model": data["model"], "manifest": data}
+        records[where][key] = value
+
+    with pytest.raises(BundleError, match=message):
         parse_manifest(_altered(change))
 
 

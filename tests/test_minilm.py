@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.held_out import held_out_texts
 from edgeformer.runtime import load
-from edgeformer.runtime.manifest import parse_manifest
+from edgeformer.runtime.manifest_json import parse_manifest
 
 ENGINES = ("onnx", "tflite", "numpy")
 LEAST = {"onnx": 0.98, "tflite": 0.98, "numpy": 0.99}

@@ -7,12 +7,8 @@ it into each precision. Opset 20, where LayerNormalization and Gelu are single o
 inside the file; the same module, examples and versions give the same bytes.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgeformer.converters.onnx_ranges import channel_ranges
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.tracing import quiet_libraries, trace_inputs
 from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import EngineError, InputError, ModelError
 from edgeformer.runtime.inputs import complete_inputs
@@ -80,7 +77,7 @@ def export_onnx(
     Raises:
         ModelError: the module cannot be exported, or its file would exceed 2 GB.
     """
-    with _quiet():
+    with quiet_libraries():
         model, program = _capture(prepared)
         ranges = _ranges(model, program, prepared) if "int8" in precisions else {}
         return tuple(
@@ -92,7 +89,7 @@ def export_onnx(
 
 
 def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedProgram]:
-    arguments = trace_arguments(prepared)
+    arguments = tuple(trace_inputs(prepared).values())
     dynamic = tuple(
         {i: torch.export.Dim.DYNAMIC for i, size in enumerate(port.shape) if isinstance(size, str)}
         for port in prepared.inputs
@@ -119,30 +116,6 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
         ) from error
     assert exported is not None and exported.exported_program is not None  # since dynamo=True
     return exported.model, exported.exported_program
-
-
-def trace_arguments(prepared: PreparedModel) -> tuple[torch.Tensor, ...]:
-    """The first example with every symbolic dimension at least 2 and no two of equal size.
-
-    torch.export takes a size of 1 for a constant, and two equal sizes for one dimension.
-    """
-    values = [prepared.examples[0][port.name] for port in prepared.inputs]
-    used: set[int] = set()
-    for symbol in dict.fromkeys(s for p in prepared.inputs for s in p.shape if isinstance(s, str)):
-        places = [
-            (i, axis)
-            for i, port in enumerate(prepared.inputs)
-            for axis, size in enumerate(port.shape)
-            if size == symbol
-        ]
-        size = values[places[0][0]].shape[places[0][1]]
-        times = 1
-        while size * times < 2 or size * times in used:
-            times += 1
-        used.add(size * times)
-        for i, axis in places:
-            values[i] = torch.cat([values[i]] * times, dim=axis)
-    return tuple(value.clone() for value in values)
 
 
 def _ranges(
@@ -226,16 +199,3 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2]) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own internals and of packages that are not needed here."""
-    before: Any = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -4,7 +4,7 @@ Whoever makes a PreparedModel (a checkpoint loader, or the user's own nn.Module)
 the head, the pooling and the additive mask (0 for tokens, -10000 for padding) inside ``module``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -35,7 +35,6 @@ class PreparedModel:
     examples: tuple[dict[str, torch.Tensor], ...]
     card: ModelCard
     tokenizer_json: bytes | None = None
-    source: dict[str, str] = field(default_factory=dict)
 
     @property
     def paddable(self) -> bool:

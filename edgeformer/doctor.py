@@ -212,7 +212,7 @@ def advise(
     if blas.is_reference:
         found.append(
             Advice(
-                "numpy uses the reference BLAS: the numpy engine is 20 to 50 times slower than"
+                "numpy uses the reference BLAS: the numpy engine is many times slower than"
                 " with OpenBLAS",
                 "sudo apt install libopenblas0",
             )

@@ -5,11 +5,8 @@ the converters one PreparedModel; every choice that the user left out is made he
 """
 
 import importlib.util
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.runtime.engine import ENGINES
 from edgeformer.runtime.manifest import ModelCard, Port
 
 if TYPE_CHECKING:
@@ -80,7 +78,11 @@ def convert(
     _need_extra()
     chosen = load_profile(profile)
     _check_engines(chosen, engines)
-    with _quiet():
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from edgeformer.converters.tracing import quiet_libraries
+
+    with quiet_libraries():
         from edgeformer.converters.conversion import (
             ConversionSettings,
             check_settings,
@@ -122,8 +124,8 @@ def _need_extra() -> None:
 
 def _check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> None:
     for engine in engines or ():
-        if engine not in ("onnx", "tflite", "numpy"):
-            raise UsageError(f"no engine {engine!r}", hint="the engines are: onnx, tflite, numpy")
+        if engine not in ENGINES:
+            raise UsageError(f"no engine {engine!r}", hint=f"the engines are: {', '.join(ENGINES)}")
     if "tflite" in (engines or ()) and not profile.length.bucket_tokens:
         raise UsageError(
             f"profile {profile.name} has no bucket lengths for tflite",
@@ -258,18 +260,3 @@ def prepare_module(
 
     examples = [example_inputs] if isinstance(example_inputs, Mapping) else list(example_inputs)
     return prepare_plain_module(module, [dict(example) for example in examples])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the host libraries' warnings and log lines away from the user; errors stay."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

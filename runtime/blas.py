@@ -36,7 +36,7 @@ class BlasInfo:
         version: what the library says of itself, empty if nothing.
         path: file it was loaded from, empty if not found.
         threads: how many it would use now, 0 if that cannot be asked.
-        is_reference: True for Netlib's unoptimised BLAS, 20 to 50 times slower than OpenBLAS.
+        is_reference: True for Netlib's unoptimised BLAS, many times slower than OpenBLAS.
         controllable: True if ``blas_threads`` can set the threads.
     """
 

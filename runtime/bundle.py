@@ -161,7 +161,7 @@ def _refuse_links(where: Path, file: Path) -> None:
 
 
 def _open_zip(where: Path) -> Bundle:
-    import zipfile  # a tenth of a folder's loading time
+    import zipfile  # only here: importing it costs more than opening a folder
 
     try:
         with zipfile.ZipFile(where) as archive:

@@ -26,7 +26,6 @@ from edgeformer.runtime.answers import (
     spans,
     top_labels,
 )
-from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engine import Engine
 from edgeformer.runtime.manifest import Manifest, Variant
@@ -249,6 +248,3 @@ def _as_list(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"text {i} is {type(text).__name__}, not str")
     return list(texts)
-
-
-__all__ = ["CallStats", "Label", "Model", "RaggedBatch", "Span"]

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -293,4 +293,4 @@ def test_records_cover_every_file_but_the_manifest(folder: Path) -> None:
 
 def test_variant_lookup_names_what_there_is() -> None:
     with pytest.raises(BundleError, match="numpy-fp32"):
-        replace(manifest(FILES)).variant("onnx-int8")
+        manifest(FILES).variant("onnx-int8")

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeformer.converters.onnx_export import export_onnx, random_texts, trace_arguments
+from edgeformer.converters.onnx_export import export_onnx, random_texts
 from edgeformer.converters.onnx_passes.quantize_linears import model_saturating_pairs
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.tracing import trace_inputs
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import ModelError
 from edgeformer.runtime.engines.onnx_engine import OnnxEngine, open_engine
@@ -258,7 +259,7 @@ def test_the_traced_example_has_no_size_that_export_takes_for_a_constant() -> No
     prepared = tiny_bert()
     for batch, length in ((1, 1), (1, 2), (2, 2), (3, 3), (1, 7)):
         shaped = replace(prepared, examples=(token_inputs(batch, length),))
-        shapes = {tuple(value.shape) for value in trace_arguments(shaped)}
+        shapes = {tuple(value.shape) for value in trace_inputs(shaped).values()}
         assert len(shapes) == 1
         rows, columns = shapes.pop()
         assert rows > 1 and columns > 1 and rows != columns

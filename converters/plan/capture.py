@@ -1,7 +1,7 @@
 """Pass 1: torch.export, with every composite operation kept whole.
 
-1. The first example is repeated to sizes of at least 2, different for each named dimension: a
-   size of 1, or two dimensions of one size, would be taken for a property of the model.
+1. What is traced is the first example at sizes that say nothing of the model
+   (``tracing.trace_inputs``).
 2. The dimensions that the ports name are exported as dynamic. A model that fixes one is an error.
 3. The program is made functional (no in-place writes) without decomposing linear, embedding,
    layer_norm, gelu or scaled_dot_product_attention.
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.tracing import trace_inputs
 from edgeformer.errors import ModelError
 
 
@@ -48,7 +49,7 @@ def capture(prepared: PreparedModel, supported: Collection[str]) -> Captured:
     Raises:
         ModelError: the module cannot be exported, or fixes a dimension that its ports call free.
     """
-    inputs = _trace_inputs(prepared)
+    inputs = trace_inputs(prepared)
     dynamic = {
         port.name: {
             axis: torch.export.Dim.AUTO for axis, n in enumerate(port.shape) if isinstance(n, str)
@@ -83,27 +84,6 @@ def _decomposed(
     table = {target: known[target] for target in known if str(target) not in supported}
     decomposed: torch.export.ExportedProgram = program.run_decompositions(table)
     return decomposed
-
-
-def _trace_inputs(prepared: PreparedModel) -> dict[str, torch.Tensor]:
-    """The first example, repeated along its named dimensions (rule 1)."""
-    example, sizes = prepared.examples[0], dict[str, int]()
-    for port in prepared.inputs:
-        for size, name in zip(example[port.name].shape, port.shape, strict=True):
-            if isinstance(name, str) and name not in sizes:
-                wanted = max(2, size)
-                while wanted in sizes.values():
-                    wanted += 1
-                sizes[name] = wanted
-    inputs = {}
-    for port in prepared.inputs:
-        tensor = example[port.name]
-        for axis, name in enumerate(port.shape):
-            if isinstance(name, str):
-                index = torch.arange(sizes[name]) % tensor.shape[axis]
-                tensor = tensor.index_select(axis, index)
-        inputs[port.name] = tensor.clone()
-    return inputs
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def export_onnx(
         prepared: the module; its first example is traced. For int8 up to 32 are run to see which
             channels have outliers; a token model with fewer than 8 gets random texts besides.
         precisions: of ``fp32``, ``fp16``, ``int8``.
-        profile: tells the execution provider and whether int8 weights keep to 7 bits.
+        profile: tells the execution provider and whether int8 weights must not saturate.
         root: existing folder.
 
     Raises:

@@ -58,8 +58,9 @@ class Length:
 
 @dataclass(frozen=True)
 class Quantization:
-    """``onnx``, ``tflite`` and ``numpy`` each name a precision. ``reduce_range`` keeps int8
-    weights of ONNX within 7 bits, for CPUs whose u8 x s8 instruction saturates."""
+    """``onnx``, ``tflite`` and ``numpy`` each name a precision. ``reduce_range`` keeps
+    neighbouring int8 weights of ONNX small enough that no pair of products overflows 16 bits, for
+    CPUs whose u8 x s8 instruction saturates."""
 
     onnx: str
     tflite: str

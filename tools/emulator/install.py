@@ -42,7 +42,8 @@ _SYSTEM_FOLDERS = ("bin", "etc", "lib", "sbin", "usr")  # not /tmp or /home: tho
 
 _LAUNCHER = """#!/bin/sh
 # Python on an emulated {model}; written by tools/emulator/install.py.
-exec {qemu} -0 "$0" -cpu {model} -L {view} -U LD_PRELOAD -U PYTHONDONTWRITEBYTECODE \\
+exec {qemu} -0 "$0" -cpu {model} -L {view} \\
+  -U LD_PRELOAD -U OPENBLAS_CORETYPE -U PYTHONDONTWRITEBYTECODE \\
   -E PYTHONHOME={home} -E PYTHONNOUSERSITE=1 {libraries} \\
   -E PYTHONPATH="{sites}${{PYTHONPATH:+:$PYTHONPATH}}" {python} "$@"
 """

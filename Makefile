@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup test test-slow bench demo lint format wheel clean
+.PHONY: setup test test-slow test-arm bench demo lint format wheel clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,11 @@ test: lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Every emulated board, or those whose names hold BOARD: make test-arm BOARD=cortex-a72
+BOARD :=
+test-arm: setup
+	$(BIN)/python -m pytest -m arm $(if $(BOARD),-k "$(BOARD)")
 
 bench: setup
 	$(BIN)/python -m benchmarks.parity

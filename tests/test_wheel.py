@@ -1,7 +1,6 @@
 """The wheel: everything in it, numpy and click beside it, and it runs on every Python promised."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +10,7 @@ import pytest
 
 from tests.test_house import FOLDERS, ROOT
 from tests.tiny_bundles import bundle
+from tests.wheels import build_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +28,7 @@ assert not heavy, heavy
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of what is committed or would be, in isolation."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignore = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, symlinks=True, ignore=ignore)
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_wheel_holds_every_module_once(wheel: Path) -> None:

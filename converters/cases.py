@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.verification import Reference, reference_answers
@@ -16,10 +17,42 @@ from edgeformer.runtime.tokenizer import Tokenizer
 
 MAX_UNKNOWN_SHARE = 0.2
 MAX_GOLDEN_CASES = 4
+MAX_GOLDEN_VALUES = 20_000
 MAX_CALIBRATION_TEXTS = 32
 _STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
 
+MAX_VERIFICATION_TEXTS = 256
+# Of every four texts one is for calibration, unless there are too few for two groups.
+CALIBRATION_EVERY = 4
+MIN_TEXTS_TO_SPLIT = 8
+
 Text = tuple[str, str | None]
+
+
+def split_texts(texts: Sequence[Text]) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
+    """Texts to verify on, at most 256, and others to calibrate on, at most 32, each evenly spaced.
+
+    What the conversion learns and chooses from must not be what it is judged by. With fewer than
+    8 different texts all serve for both.
+    """
+    different = tuple(dict.fromkeys(texts))
+    if len(different) < MIN_TEXTS_TO_SPLIT:
+        return different, different
+    calibration = different[::CALIBRATION_EVERY]
+    rest = tuple(t for i, t in enumerate(different) if i % CALIBRATION_EVERY)
+    return _spread(rest, MAX_VERIFICATION_TEXTS), _spread(calibration, MAX_CALIBRATION_TEXTS)
+
+
+def _spread(texts: tuple[Text, ...], most: int) -> tuple[Text, ...]:
+    """At most ``most`` of the texts, evenly spaced."""
+    return texts[:: max(1, -(-len(texts) // most))]
+
+
+def text_lengths(
+    prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Text]
+) -> NDArray[np.intp]:
+    """Tokens of each text, cut to the model's longest input."""
+    return _tokenized(prepared, tokenizer, texts).lengths
 
 
 def text_reference(
@@ -44,14 +77,14 @@ def text_reference(
     return reference_answers(prepared, batch)
 
 
-def with_calibration(prepared: PreparedModel, reference: Reference) -> PreparedModel:
-    """``prepared`` with some of the texts as further examples, from which the converters learn
+def with_calibration(prepared: PreparedModel, calibration: Reference) -> PreparedModel:
+    """``prepared`` with the calibration texts as further examples, from which the converters learn
     the ranges of activations. A plain module keeps its own examples."""
-    if reference.batch is None:
+    if calibration.batch is None:
         return prepared
-    step = max(1, len(reference.inputs) // MAX_CALIBRATION_TEXTS)
-    texts = reference.inputs[::step][:MAX_CALIBRATION_TEXTS]
-    examples = tuple({k: torch.from_numpy(v) for k, v in text.items()} for text in texts)
+    examples = tuple(
+        {k: torch.from_numpy(v) for k, v in text.items()} for text in calibration.inputs
+    )
     return replace(prepared, examples=(*prepared.examples[:1], *examples))
 
 
@@ -62,6 +95,16 @@ def _tokenized(prepared: PreparedModel, tokenizer: Tokenizer, texts: Sequence[Te
     return encode_texts(tokenizer, firsts, seconds, longest, "truncate").batch
 
 
+def _few(examples: tuple[dict[str, torch.Tensor], ...]) -> tuple[dict[str, torch.Tensor], ...]:
+    """The first examples, at least one: images are large in JSON."""
+    kept, values = 0, 0
+    for example in examples:
+        values += sum(tensor.numel() for tensor in example.values())
+        if kept == 0 or values <= MAX_GOLDEN_VALUES:
+            kept += 1
+    return examples[:kept]
+
+
 def golden_cases(
     prepared: PreparedModel, tokenizer: Tokenizer | None, texts: Sequence[Text]
 ) -> list[GoldenCase]:
@@ -69,6 +112,7 @@ def golden_cases(
 
     Shortest first, since loading runs the first one.
     """
+    prepared = replace(prepared, examples=_few(prepared.examples))
     batch = _tokenized(prepared, tokenizer, texts[:MAX_GOLDEN_CASES]) if tokenizer else None
     reference = reference_answers(prepared, batch)
     cases = []

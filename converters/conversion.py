@@ -8,10 +8,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from edgeformer.converters.buckets import OwnBuckets
 from edgeformer.converters.bundle_page import bundle_page
 from edgeformer.converters.bundle_writer import (
     file_records,
@@ -20,17 +21,28 @@ from edgeformer.converters.bundle_writer import (
     staging,
     write_manifest,
 )
-from edgeformer.converters.cases import Text, golden_cases, text_reference, with_calibration
+from edgeformer.converters.cases import (
+    Text,
+    golden_cases,
+    split_texts,
+    text_lengths,
+    text_reference,
+    with_calibration,
+)
+from edgeformer.converters.conversion_text import failure_hint, failure_text, notices_of
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.refining import Refiner
+from edgeformer.converters.sensitivity import Scan
 from edgeformer.converters.stages import Stage, Stages, one_torch_thread, peak_rss_mb
-from edgeformer.converters.verification import Reference, verify
+from edgeformer.converters.tflite_export import bucket_lengths
+from edgeformer.converters.verification import Reference, open_to_verify, verify
 from edgeformer.device_profiles.profile import DeviceProfile, Tolerance
 from edgeformer.errors import EngineError, ToleranceError, UsageError
-from edgeformer.runtime.bundle import Bundle, open_bundle
-from edgeformer.runtime.engine import ENGINES, Engine, missing_engine, open_engine
+from edgeformer.runtime.bundle import open_bundle
+from edgeformer.runtime.engine import ENGINES, missing_engine
 from edgeformer.runtime.golden import dump_golden
 from edgeformer.runtime.manifest import Manifest, Variant
-from edgeformer.runtime.tokenizer import load_tokenizer
+from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
 GOLDEN = "golden.json"
@@ -64,7 +76,8 @@ class ConversionSettings:
         output: path of the bundle.
         engines: which engines to convert for, in order of preference.
         precisions: of every engine; empty takes the profile's of each.
-        texts: (text, pair) to verify on; empty for a plain module.
+        texts: (text, pair) to verify and calibrate on; empty for a plain module.
+        own_texts: they are the user's, so that their lengths tell what the device will see.
         golden: (text, pair) of the self-test stored in the bundle.
         recipe: name of the compression recipe that made the model, if any.
         zip_file: one file instead of a folder.
@@ -76,6 +89,7 @@ class ConversionSettings:
     engines: tuple[str, ...]
     precisions: tuple[str, ...] = ()
     texts: tuple[Text, ...] = ()
+    own_texts: bool = False
     golden: tuple[Text, ...] = ()
     recipe: str = ""
     zip_file: bool = False
@@ -84,14 +98,16 @@ class ConversionSettings:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What was made: its path, its manifest, seconds by stage, and the peak memory in MB (1e6
-    bytes) of the converting process and of its largest child."""
+    """What was made: its path, its manifest, seconds by stage, the peak memory in MB (1e6 bytes)
+    of the converting process and of its largest child, and by variant's id the sensitivity scans
+    that there had to be."""
 
     path: Path
     manifest: Manifest
     stages: tuple[Stage, ...]
     peak_rss_mb: float
     notices: tuple[str, ...] = ()
+    scans: Mapping[str, Scan] = field(default_factory=dict)
 
 
 def check_settings(settings: ConversionSettings) -> None:
@@ -144,42 +160,68 @@ def _convert(
     prepared: PreparedModel, settings: ConversionSettings, stages: Stages
 ) -> ConversionReport:
     tokenizer = load_tokenizer(prepared.tokenizer_json) if prepared.tokenizer_json else None
+    texts, calibration_texts = split_texts(settings.texts)
     with stages.stage("reference answers"):
-        reference = text_reference(prepared, tokenizer, settings.texts)
+        reference = text_reference(prepared, tokenizer, texts)
+        calibration = text_reference(prepared, tokenizer, calibration_texts)
         golden = golden_cases(prepared, tokenizer, settings.golden)
-    prepared = with_calibration(prepared, reference)
+    prepared = with_calibration(prepared, calibration)
+    buckets = _own_buckets(prepared, tokenizer, settings)
     with staging(settings.output) as folder:
-        variants = _export_all(prepared, settings, folder, stages)
         if prepared.tokenizer_json:
             (folder / TOKENIZER).parent.mkdir()
             (folder / TOKENIZER).write_bytes(prepared.tokenizer_json)
         (folder / GOLDEN).write_bytes(dump_golden(golden))
+        refiner = Refiner(prepared, calibration, settings.profile, folder, stages)
+        variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
         manifest = _manifest(prepared, settings, variants, folder)
         write_manifest(folder, manifest)
         verified = _verify_all(folder, manifest, reference, settings.profile.tolerance, stages)
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
-            raise ToleranceError(_failure_text(failed), hint=_failure_hint(verified))
+            raise ToleranceError(failure_text(failed, refiner.scans), hint=failure_hint(verified))
         with stages.stage("write bundle"):
             (folder / "README.md").write_text(bundle_page(manifest), encoding="utf-8")
             manifest = replace(manifest, files=file_records(folder))
             write_manifest(folder, manifest)
             publish(folder, settings.output, settings.zip_file)
-    notices = _notices(manifest)
-    return ConversionReport(settings.output, manifest, tuple(stages.done), peak_rss_mb(), notices)
+    notices = notices_of(manifest, refiner.scans)
+    return ConversionReport(
+        settings.output, manifest, tuple(stages.done), peak_rss_mb(), notices, refiner.scans
+    )
+
+
+def _own_buckets(
+    prepared: PreparedModel, tokenizer: Tokenizer | None, settings: ConversionSettings
+) -> OwnBuckets | None:
+    """Fixed lengths chosen from the user's texts, should TFLite need any."""
+    if tokenizer is None or not settings.own_texts or "tflite" not in settings.engines:
+        return None
+    buckets = bucket_lengths(prepared, settings.profile)
+    if not buckets:
+        return None
+    return OwnBuckets(text_lengths(prepared, tokenizer, settings.texts), buckets)
 
 
 def _export_all(
-    prepared: PreparedModel, settings: ConversionSettings, folder: Path, stages: Stages
+    prepared: PreparedModel,
+    settings: ConversionSettings,
+    folder: Path,
+    stages: Stages,
+    refiner: Refiner,
+    buckets: OwnBuckets | None,
 ) -> tuple[Variant, ...]:
+    profile = buckets.in_profile(settings.profile) if buckets else settings.profile
     variants: list[Variant] = []
     for engine in settings.engines:
         precisions = _precisions(settings, engine)
         with stages.stage(f"convert to {engine} ({', '.join(precisions)})"):
             module, function = _EXPORTERS[engine]
             export = getattr(importlib.import_module(module), function)
-            variants += export(prepared, precisions, settings.profile, folder)
+            refine = () if engine == "numpy" else (refiner.refine,)
+            made = export(prepared, precisions, profile, folder, *refine)
+        variants += [buckets.noted(v) for v in made] if buckets else made
     return tuple(variants)
 
 
@@ -224,7 +266,7 @@ def _verify_all(
     with open_bundle(folder) as bundle:
         for variant in manifest.variants:
             with stages.stage(f"verify {variant.id}"):
-                engine = _open_to_verify(bundle, variant)
+                engine = open_to_verify(bundle, variant)
                 try:
                     has_classes = bool(manifest.model.labels)
                     parity = verify(engine, variant, reference, tolerance, has_classes)
@@ -232,47 +274,3 @@ def _verify_all(
                     engine.close()
                 verified.append(replace(variant, parity=parity))
     return tuple(verified)
-
-
-def _open_to_verify(bundle: Bundle, variant: Variant) -> Engine:
-    """A variant for another provider (a GPU this host may lack) is verified on the CPU's.
-
-    One thread: answers do not depend on it, and a busy host is not slowed by waiting threads.
-    """
-    return open_engine(bundle, replace(variant, provider=""), 1)
-
-
-def _failure_text(failed: Sequence[Variant]) -> str:
-    lines = ["the converted answers differ too much from the model's; no bundle was written"]
-    for variant in failed:
-        assert variant.parity is not None
-        lines += [f"  {variant.id}: {sentence}" for sentence in variant.parity.failures]
-    return "\n".join(lines)
-
-
-def _failure_hint(verified: Sequence[Variant]) -> str:
-    """What to try: other precisions or texts for int8, else the engines that did pass."""
-    failed = [v for v in verified if v.parity and not v.parity.passed]
-    bad = {v.engine for v in failed}
-    good = ",".join(dict.fromkeys(v.engine for v in verified if v.engine not in bad))
-    choices = ["texts of the model's own kind with --calibration FILE"]
-    if any(v.precision != "fp32" for v in failed):
-        choices.insert(0, "--precision fp32")
-    if good:
-        choices.append(f"only what passed: --engines {good}")
-    return "try " + ", or ".join(choices)
-
-
-def _notices(manifest: Manifest) -> tuple[str, ...]:
-    budget = manifest.profile["memory"]["budget_mb"] * 1e6
-    notices = []
-    for variant in manifest.variants:
-        names = {program.file for program in variant.programs.values()}
-        size = sum(manifest.files[name].size for name in names)
-        if size > budget:
-            notices.append(
-                f"{variant.id} has {size / 1e6:.0f} MB, more than the profile's memory budget"
-            )
-    if manifest.forced:
-        notices.append("a tolerance was missed: the manifest is marked 'forced'")
-    return tuple(notices)

@@ -7,7 +7,8 @@ it into each precision. Opset 20, where LayerNormalization and Gelu are single o
 inside the file; the same module, examples and versions give the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from edgeformer.converters.onnx_ranges import channel_ranges
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.sensitivity import Draft, Refine, nothing_kept
+from edgeformer.converters.sites import site_of, weight_sites
 from edgeformer.converters.tracing import quiet_libraries, trace_inputs
 from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import EngineError, InputError, ModelError
@@ -29,8 +32,8 @@ try:
     from edgeformer.converters.onnx_passes.clean import clean
     from edgeformer.converters.onnx_passes.editing import linears, matrix
     from edgeformer.converters.onnx_passes.half_precision import convert_half
-    from edgeformer.converters.onnx_passes.quantize_linears import quantize_linears
-    from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables
+    from edgeformer.converters.onnx_passes.quantize_linears import is_quantizable, quantize_linears
+    from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables, tables
     from edgeformer.converters.onnx_passes.smooth_inputs import smooth_inputs
 except ModuleNotFoundError as missing:
     raise EngineError(
@@ -63,7 +66,11 @@ class _Positional(torch.nn.Module):
 
 
 def export_onnx(
-    prepared: PreparedModel, precisions: Sequence[str], profile: DeviceProfile, root: Path
+    prepared: PreparedModel,
+    precisions: Sequence[str],
+    profile: DeviceProfile,
+    root: Path,
+    refine: Refine = nothing_kept,
 ) -> tuple[Variant, ...]:
     """Write ``root/onnx-PRECISION/model.onnx`` for each precision.
 
@@ -73,6 +80,7 @@ def export_onnx(
         precisions: of ``fp32``, ``fp16``, ``int8``.
         profile: tells the execution provider and whether int8 weights must not saturate.
         root: existing folder.
+        refine: decides which sites of the int8 file stay in float32.
 
     Raises:
         ModelError: the module cannot be exported, or its file would exceed 2 GB.
@@ -80,12 +88,28 @@ def export_onnx(
     with quiet_libraries():
         model, program = _capture(prepared)
         ranges = _ranges(model, program, prepared) if "int8" in precisions else {}
-        return tuple(
-            _write(
-                _at_precision(model, precision, ranges, profile), precision, prepared, profile, root
-            )
-            for precision in precisions
-        )
+        names = _site_weights(model, prepared) if "int8" in precisions else {}
+
+        def write(precision: str, kept: frozenset[str] = frozenset()) -> Variant:
+            weights = [weight for site in kept for weight in names[site][1]]
+            copy = _at_precision(model, precision, ranges, profile, weights)
+            return _write(copy, precision, prepared, profile, root)
+
+        draft = Draft({site: size for site, (size, _) in names.items()}, partial(write, "int8"))
+        return tuple(refine(draft) if p == "int8" else write(p) for p in precisions)
+
+
+def _site_weights(model: ir.Model, prepared: PreparedModel) -> dict[str, tuple[int, set[str]]]:
+    """Name of each site that int8 would quantize -> its number of values, and its names here."""
+    sites = weight_sites(prepared.module)
+    found: dict[str, tuple[int, set[str]]] = {}
+    weights = [(x.weight_name, x.weight.T) for x in linears(model) if is_quantizable(x)]
+    weights += [(source.name or "", table) for _, source, table in tables(model)]
+    for name, weight in weights:
+        site = site_of(weight, sites)
+        if site is not None:
+            found.setdefault(site, (weight.size, set()))[1].add(name)
+    return found
 
 
 def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedProgram]:
@@ -160,12 +184,13 @@ def _at_precision(
     precision: str,
     ranges: dict[str, NDArray[np.float32]],
     profile: DeviceProfile,
+    kept: Collection[str],
 ) -> ir.Model:
     copy = model.clone()
     if precision == "int8":
-        smooth_inputs(copy, ranges)
-        quantize_linears(copy, profile.quantization.reduce_range)
-        quantize_tables(copy)
+        smooth_inputs(copy, ranges, kept)
+        quantize_linears(copy, profile.quantization.reduce_range, kept)
+        quantize_tables(copy, kept=kept)
     elif precision == "fp16":
         convert_half(copy)
     return copy
@@ -183,7 +208,7 @@ def _write(
             hint="convert with --precision int8, or compress the model first",
         )
     file = f"{variant_id}/model.onnx"
-    (root / variant_id).mkdir()
+    (root / variant_id).mkdir(exist_ok=True)  # a refined file is written again
     (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     main = Program(file, "main", (), prepared.inputs, prepared.outputs)
     provider = profile.runtime.provider if precision == "fp16" else ""

@@ -1,65 +1,70 @@
-"""A prepared module -> model.tflite: one file, one signature per length, weights stored once.
+"""A prepared module -> model.tflite: one file for any length, weights stored once.
 
-Token models get a signature ``main_LENGTH`` for each length bucket of the profile, batch 1.
+Token models are converted at two lengths, from which ``tflite_any_length`` makes one signature,
+``main``, that takes every length, batch 1. Where that cannot be, the file gets a signature
+``main_LENGTH`` for each length bucket of the profile, and the variant's note says why.
 A module without an attention mask cannot be padded, so it gets one (``main_0``, ``main_1``, ...)
-for each distinct set of shapes among its examples. int8 is made from the fp32 file: weights per
-channel, activations quantized per row while running (ai-edge-quantizer's ``dynamic_wi8_afp32``).
+for each distinct set of shapes among its examples. int8 is made from the fp32 file.
 Writes only under the folder it is given; the converter's own messages are shown if it fails.
 """
 
-import contextlib
-import importlib
-import logging
-import os
-import platform
-import re
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.converters.tflite_sharing import share_scales
+from edgeformer.converters.sensitivity import Draft, Refine, nothing_kept
+from edgeformer.converters.sites import Sites, weight_sites
+from edgeformer.converters.tflite_any_length import ENTRY, FixedLengthError, any_length
+from edgeformer.converters.tflite_convert import (
+    LEAVE_OUT,
+    Signature,
+    check_host,
+    convert,
+    process_restored,
+)
+from edgeformer.converters.tflite_quantize import quantize, quantized_sites
 from edgeformer.converters.tflite_smoothing import smoothed
 from edgeformer.device_profiles.profile import DeviceProfile
-from edgeformer.errors import EngineError, ModelError
-from edgeformer.runtime.engines.tflite_output import captured_output
+from edgeformer.errors import ModelError
 from edgeformer.runtime.manifest import Port, Program, Variant
 
 PRECISIONS = ("fp32", "int8")
-_LEAVE_OUT = "leave TFLite out with --engines onnx,numpy"
-# How the converter's layers (its own lowering, torch.fx, MLIR) name the operation they failed at.
-_OPERATION = (
-    re.compile(r"Lowering not found: ([\w.:]+)"),
-    re.compile(r"call_function\[target=torch\.ops\.([\w.]+)\]"),
-    re.compile(r"failed to legalize operation '([\w.]+)'"),
-    re.compile(r"'((?:stablehlo|chlo|vhlo|tfl)\.[\w.]+)' op"),
-)
+_PROBES = (16, 24)  # two lengths that show where a graph depends on the length
 
 
 @dataclass(frozen=True)
-class _Signature:
-    """An entry of the file and the tensors that it is traced with."""
+class _Converted:
+    """A fp32 file: its lengths are fixed, or () and it takes any length or its examples' shapes.
 
-    name: str
-    inputs: dict[str, torch.Tensor]
+    ``sites`` names its weights; ``layout``, ``entry`` and ``note`` are the variant's.
+    """
+
+    content: bytes
+    sites: Sites
+    lengths: tuple[int, ...]
+    layout: str
+    entry: str
+    note: str
 
 
 def export_tflite(
-    prepared: PreparedModel, precisions: Sequence[str], profile: DeviceProfile, root: Path
+    prepared: PreparedModel,
+    precisions: Sequence[str],
+    profile: DeviceProfile,
+    root: Path,
+    refine: Refine = nothing_kept,
 ) -> tuple[Variant, ...]:
     """Write ``root/tflite-PRECISION/model.tflite`` for each precision.
 
     Args:
         prepared: the module with its ports and examples.
         precisions: of ``fp32`` and ``int8``.
-        profile: its ``length.bucket_tokens`` become the lengths of the file.
+        profile: its ``length.bucket_tokens`` become the lengths of a file that needs fixed ones.
         root: staging folder of the bundle.
+        refine: decides which sites of the int8 file stay in float32.
 
     Returns:
         one variant per precision, ``parity`` None.
@@ -70,20 +75,57 @@ def export_tflite(
     """
     for precision in precisions:
         if precision not in PRECISIONS:
-            raise ModelError(f"TFLite files are fp32 or int8, not {precision}", hint=_LEAVE_OUT)
-    _check_host()
-    lengths = bucket_lengths(prepared, profile)
+            raise ModelError(f"TFLite files are fp32 or int8, not {precision}", hint=LEAVE_OUT)
+    check_host()
     variants = []
-    with _process_restored():
-        with smoothed(prepared.module, prepared.examples):
-            content = _convert(prepared.module, _signatures(prepared, lengths))
+    with process_restored():
+        converted = _convert(prepared, bucket_lengths(prepared, profile))
         for precision in precisions:
-            data = content if precision == "fp32" else _quantize(content)
-            file = f"tflite-{precision}/model.tflite"
-            (root / file).parent.mkdir(parents=True)
-            (root / file).write_bytes(data)
-            variants.append(_variant(prepared, precision, file, lengths))
+            variant = _variant(prepared, precision, converted)
+            path = root / variant.programs["main"].file
+            path.parent.mkdir(parents=True)
+            if precision == "fp32":
+                path.write_bytes(converted.content)
+            else:
+                variant = refine(_draft(variant, converted, path))
+            variants.append(variant)
     return tuple(variants)
+
+
+def _convert(prepared: PreparedModel, lengths: tuple[int, ...]) -> _Converted:
+    module, note = prepared.module, ""
+    with smoothed(module, prepared.examples):
+        sites = weight_sites(module)
+        if lengths and lengths[-1] > 2:
+            probes = _PROBES if lengths[-1] >= _PROBES[-1] else (lengths[-1] - 1, lengths[-1])
+            try:
+                content = any_length(convert(module, _signatures(prepared, probes)))
+            except FixedLengthError as reason:
+                note = f"fixed lengths: {reason}"
+            else:
+                return _Converted(content, sites, (), "dense", ENTRY, "")
+        content = convert(module, _signatures(prepared, lengths))
+    if not lengths:
+        note = "no attention mask to pad with: runs at its example shapes only"
+    entry = "main_{length}" if lengths else "main_{example}"
+    return _Converted(content, sites, lengths, "buckets", entry, note)
+
+
+def _variant(prepared: PreparedModel, precision: str, converted: _Converted) -> Variant:
+    name = f"tflite-{precision}"
+    file = f"{name}/model.tflite"
+    program = Program(file, converted.entry, converted.lengths, prepared.inputs, prepared.outputs)
+    return Variant(
+        name, "tflite", precision, converted.layout, converted.note, "", {"main": program}
+    )
+
+
+def _draft(variant: Variant, converted: _Converted, path: Path) -> Draft:
+    def write(kept: frozenset[str]) -> Variant:
+        path.write_bytes(quantize(converted.content, converted.sites, kept))
+        return variant
+
+    return Draft(quantized_sites(converted.content, converted.sites), write)
 
 
 def bucket_lengths(prepared: PreparedModel, profile: DeviceProfile) -> tuple[int, ...]:
@@ -104,67 +146,18 @@ def bucket_lengths(prepared: PreparedModel, profile: DeviceProfile) -> tuple[int
     return (*(b for b in profile.length.bucket_tokens if b < last), last)
 
 
-def _variant(
-    prepared: PreparedModel, precision: str, file: str, lengths: tuple[int, ...]
-) -> Variant:
-    note = "" if lengths else "no attention mask to pad with: runs at its example shapes only"
-    entry = "main_{length}" if lengths else "main_{example}"
-    program = Program(file, entry, lengths, prepared.inputs, prepared.outputs)
-    return Variant(
-        f"tflite-{precision}", "tflite", precision, "buckets", note, "", {"main": program}
-    )
-
-
-@contextlib.contextmanager
-def _process_restored() -> Iterator[None]:
-    """Undo what the converter's libraries do to the whole process and to the temporary folder.
-
-    JAX and torch set environment variables, the first log message adds a handler to the root
-    logger, and torch makes a cache folder that it leaves behind.
-    """
-    variables, handlers = set(os.environ), logging.root.handlers[:]
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
-        try:
-            yield
-        finally:
-            for name in set(os.environ) - variables:
-                del os.environ[name]
-            logging.root.handlers[:] = handlers
-
-
-def _check_host() -> None:
-    if not (sys.platform.startswith("linux") and platform.machine() == "x86_64"):
-        raise EngineError(
-            "TFLite files can be made on Linux x86-64 only: the converter is not published for"
-            f" {platform.system()} {platform.machine()}",
-            hint=f"convert there (the file runs everywhere), or {_LEAVE_OUT}",
-        )
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        with captured_output():
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise EngineError(
-            f"the TFLite converter cannot be loaded: {error}",
-            hint=f'pip install "edgeformer[convert-tflite]", or {_LEAVE_OUT}',
-        ) from None
-
-
-def _signatures(prepared: PreparedModel, lengths: tuple[int, ...]) -> list[_Signature]:
+def _signatures(prepared: PreparedModel, lengths: tuple[int, ...]) -> list[Signature]:
     """Every tensor is a new object: one object in two places makes one input of the two."""
     if lengths:
         return [
-            _Signature(f"main_{n}", {p.name: _sample(p, n, prepared) for p in prepared.inputs})
+            Signature(f"main_{n}", {p.name: _sample(p, n, prepared) for p in prepared.inputs})
             for n in lengths
         ]
     distinct: dict[tuple[torch.Size, ...], dict[str, torch.Tensor]] = {}
     for example in prepared.examples:
         tensors = {p.name: example[p.name].detach().clone() for p in prepared.inputs}
         distinct.setdefault(tuple(t.shape for t in tensors.values()), tensors)
-    return [_Signature(f"main_{i}", tensors) for i, tensors in enumerate(distinct.values())]
+    return [Signature(f"main_{i}", tensors) for i, tensors in enumerate(distinct.values())]
 
 
 def _sample(port: Port, length: int, prepared: PreparedModel) -> torch.Tensor:
@@ -176,48 +169,3 @@ def _sample(port: Port, length: int, prepared: PreparedModel) -> torch.Tensor:
         for s, n in zip(port.shape, example.shape, strict=True)
     ]
     return torch.zeros(shape, dtype=example.dtype)
-
-
-def _convert(module: torch.nn.Module, signatures: Sequence[_Signature]) -> bytes:
-    """All signatures in one conversion: that is what stores their common weights once."""
-    litert_torch = _import("litert_torch")
-    with captured_output() as log:
-        converter: Any = litert_torch
-        for signature in signatures:
-            converter = converter.signature(signature.name, module, sample_kwargs=signature.inputs)
-        try:
-            content: bytes = converter.convert().model_content()
-        except Exception as error:  # of torch.export, the lowering or MLIR: each raises its own
-            failure = error
-        else:
-            return content
-    operation = _failed_operation(f"{failure}\n{log.text}")
-    first = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
-    if operation:
-        text = f"TFLite has no form of the operation {operation}: {first}"
-    elif "data-dependent" in str(failure):
-        text = f"the module's shapes or branches depend on its data, TFLite's cannot: {first}"
-    else:
-        sys.stderr.write(log.tail() + "\n")
-        text = f"the module cannot be converted to TFLite: {first}"
-    raise ModelError(text, hint=_LEAVE_OUT) from failure
-
-
-def _failed_operation(text: str) -> str:
-    for pattern in _OPERATION:
-        found = pattern.search(text)
-        if found:
-            return found[1]
-    return ""
-
-
-def _quantize(content: bytes) -> bytes:
-    quantizer_module, recipe = (
-        _import("ai_edge_quantizer.quantizer"),
-        _import("ai_edge_quantizer.recipe"),
-    )
-    with captured_output():
-        quantizer = quantizer_module.Quantizer(bytearray(content))
-        quantizer.load_quantization_recipe(recipe.dynamic_wi8_afp32())
-        quantized = quantizer.quantize(enable_progress_report=False).quantized_model
-        return share_scales(bytes(quantized))

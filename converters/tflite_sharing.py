@@ -42,8 +42,21 @@ def share_scales(content: bytes) -> bytes:
             if tensor.quantization is not None:
                 key = _key(tensor.quantization)
                 tensor.quantization = shared.setdefault(key, _PackedOnce(tensor.quantization))
-    # The weights lie behind the flatbuffer and stay in their order: all move by one distance,
-    # known once the flatbuffer is packed, and packing again with new offsets keeps its size.
+    return repacked(model, content)
+
+
+def repacked(model: Any, content: bytes) -> bytes:
+    """The file of a changed ``model`` whose weights are those of the file ``content``.
+
+    Args:
+        model: ``ModelT`` read from ``content``; where its weights lie is changed in place.
+        content: weights behind the flatbuffer stay in their order.
+    """
+    weights = [buffer for buffer in model.buffers if buffer.offset]
+    if not weights:
+        return _pack(model)
+    # All weights move by one distance, known once the flatbuffer is packed, and packing again
+    # with new offsets keeps its size.
     start = min(buffer.offset for buffer in weights)
     new_start = -(-len(_pack(model)) // _ALIGNMENT) * _ALIGNMENT
     for buffer in weights:

@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from edgeformer.converters.prepared import PreparedModel
 from edgeformer.device_profiles.profile import Tolerance
 from edgeformer.errors import ModelError
 from edgeformer.runtime.batch import RaggedBatch
-from edgeformer.runtime.engine import Engine
+from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.engine import Engine, open_engine
 from edgeformer.runtime.golden import cosine
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Parity, Port, Variant
@@ -107,6 +108,14 @@ def verify(
         passed=True,
     )
     return judge(measured, variant.precision, tolerance)
+
+
+def open_to_verify(bundle: Bundle, variant: Variant) -> Engine:
+    """A variant for another provider (a GPU this host may lack) is verified on the CPU's.
+
+    One thread: answers do not depend on it, and a busy host is not slowed by waiting threads.
+    """
+    return open_engine(bundle, replace(variant, provider=""), 1)
 
 
 def judge(parity: Parity, precision: str, tolerance: Tolerance) -> Parity:

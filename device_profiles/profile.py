@@ -49,8 +49,8 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Length:
-    """``max_tokens`` caps one input, special tokens included; ``bucket_tokens`` are the fixed
-    lengths TFLite gets, those above the model's own limit left out."""
+    """``max_tokens`` caps one input, special tokens included; ``bucket_tokens`` are the lengths of
+    a TFLite file that cannot take any length, those above the model's own limit left out."""
 
     max_tokens: int
     bucket_tokens: tuple[int, ...]
@@ -60,12 +60,14 @@ class Length:
 class Quantization:
     """``onnx``, ``tflite`` and ``numpy`` each name a precision. ``reduce_range`` keeps
     neighbouring int8 weights of ONNX small enough that no pair of products overflows 16 bits, for
-    CPUs whose u8 x s8 instruction saturates."""
+    CPUs whose u8 x s8 instruction saturates. ``max_fp32_share`` is the largest share of an int8
+    file's weights that may stay float32 where int8 alone misses the tolerance."""
 
     onnx: str
     tflite: str
     numpy: str
     reduce_range: bool
+    max_fp32_share: float
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,7 @@ def _check_values(profile: DeviceProfile) -> None:
         "length.bucket_tokens must not be empty where tflite is an engine",
     )
     need(quantization.onnx in PRECISIONS, f"quantization.onnx must be of {PRECISIONS}")
+    need(0 <= quantization.max_fp32_share <= 1, "quantization.max_fp32_share must be from 0 to 1")
     for name in ("tflite", "numpy"):
         need(
             getattr(quantization, name) in ("fp32", "int8"),

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from edgeformer.converters import conversion
+from edgeformer.converters import conversion, verification
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import (
     DataError,
@@ -193,7 +193,7 @@ def test_plain_module_on_every_engine(profile: str, tmp_path: Path) -> None:
 def test_missed_tolerance_writes_nothing(
     classifier: Path, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = conversion.open_engine
+    right = verification.open_engine
 
     def spoiled(*args: Any) -> Any:
         engine = right(*args)
@@ -201,7 +201,7 @@ def test_missed_tolerance_writes_nothing(
         engine.encode = lambda batch: {k: v + 0.01 for k, v in encode(batch).items()}
         return engine
 
-    monkeypatch.setattr(conversion, "open_engine", spoiled)
+    monkeypatch.setattr(verification, "open_engine", spoiled)
     with pytest.raises(ToleranceError, match="max abs") as caught:
         convert(classifier, profile=profile, output=tmp_path / "x.edge", **FAST)
     assert caught.value.exit_code == 3

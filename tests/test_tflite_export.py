@@ -197,7 +197,8 @@ def test_a_missing_package_names_the_extra(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if package == "ai_edge_quantizer.quantizer":  # after the conversion: spare it
-        monkeypatch.setattr(tflite_export, "_convert", lambda *_: b"")
+        content = tokens_two_buckets().files["tflite-fp32/model.tflite"]
+        monkeypatch.setattr(tflite_export, "convert", lambda *_: content)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(EngineError) as error:
         export_tflite(token_model(), ("int8",), profile(8), tmp_path)

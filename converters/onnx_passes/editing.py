@@ -27,6 +27,12 @@ class Linear:
     weight: NDArray[np.float32]
     bias: ir.Value | None
 
+    @property
+    def weight_name(self) -> str:
+        """Name of the value that the node reads the weight from."""
+        value = self.node.inputs[1]
+        return (value.name if value is not None else None) or "weight"
+
 
 def constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """An initializer holding ``array``; one of that name and content is used again."""

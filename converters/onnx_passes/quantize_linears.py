@@ -3,7 +3,8 @@
     x (..., K) float32 -> row scale -> uint8 -> MatMulInteger with int8 weights -> float32
 
 1. MatMul and Gemm with a constant matrix of at least 16 output channels are rewritten; smaller
-   ones (a head of a few classes) stay float32: there is nothing to gain and a logit to lose.
+   ones (a head of a few classes) stay float32: there is nothing to gain and a logit to lose. So do
+   weights named by the caller.
 2. Weights are symmetric int8, one scale per output channel, in [-127, 127]. With
    ``reduce_range`` each channel gets the largest range, [-63, 63] or wider, in which no two
    neighbouring products u8 x s8 overflow 16 bits; ``saturating_pairs`` proves it from the file.
@@ -17,6 +18,7 @@
    not merged: once they share their input, that gains nothing.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +43,18 @@ class _Quantized:
     shift: float
 
 
-def quantize_linears(model: ir.Model, reduce_range: bool) -> int:
-    """Rewrite the linear layers of ``model`` in place and return how many there were."""
+def quantize_linears(
+    model: ir.Model, reduce_range: bool, kept: Collection[str] = frozenset()
+) -> int:
+    """Rewrite the linear layers of ``model`` in place and return how many there were.
+
+    Args:
+        model: float32 graph.
+        reduce_range: rule 2.
+        kept: names of weights that stay float32.
+    """
     shared: dict[str, _Quantized] = {}
-    found = [linear for linear in linears(model) if is_quantizable(linear)]
+    found = [linear for linear in linears(model) if is_quantizable(linear, kept)]
     for linear in found:
         name = linear.x.name or ""
         if name not in shared:
@@ -53,9 +63,9 @@ def quantize_linears(model: ir.Model, reduce_range: bool) -> int:
     return len(found)
 
 
-def is_quantizable(linear: Linear) -> bool:
-    """Rule 1."""
-    return int(linear.weight.shape[1]) >= MIN_CHANNELS
+def is_quantizable(linear: Linear, kept: Collection[str] = frozenset()) -> bool:
+    """Rule 1; ``kept`` are names of weights that stay float32."""
+    return int(linear.weight.shape[1]) >= MIN_CHANNELS and linear.weight_name not in kept
 
 
 def quantize_weight(
@@ -146,8 +156,7 @@ def _quantize_rows(model: ir.Model, linear: Linear) -> _Quantized:
 
 
 def _rewrite(model: ir.Model, linear: Linear, x: _Quantized, reduce_range: bool) -> None:
-    at, source = linear.node, linear.node.inputs[1]
-    name = source.name if source is not None else "weight"
+    at, name = linear.node, linear.weight_name
     weight, scale = quantize_weight(linear.weight, reduce_range)
     held = constant(model, f"{name}.int8", weight)
     zero = constant(model, f"zero_point_{x.zero_point}", np.array(x.zero_point, np.uint8))

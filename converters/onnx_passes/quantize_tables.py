@@ -5,7 +5,10 @@
 2. Each row is symmetric int8 in [-127, 127]; looking up gathers the row and its scale, and
    multiplies.
 3. A table that several Gathers read is stored once.
+4. Tables named by the caller stay float32.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -16,15 +19,19 @@ from edgeformer.converters.onnx_passes.editing import constant, insert, matrix, 
 MIN_VALUES = 1 << 18
 
 
-def quantize_tables(model: ir.Model, min_values: int = MIN_VALUES) -> int:
-    """Rewrite the large tables of ``model`` in place and return how many lookups there were."""
+def quantize_tables(
+    model: ir.Model, min_values: int = MIN_VALUES, kept: Collection[str] = frozenset()
+) -> int:
+    """Rewrite the large tables of ``model`` in place and return how many lookups there were.
+
+    Args:
+        model: float32 graph.
+        min_values: rule 1.
+        kept: names of tables that stay float32.
+    """
     count = 0
-    for node in list(model.graph):
-        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
-            continue
-        source = node.inputs[0]
-        table = matrix(source)
-        if source is None or table is None or table.size < min_values:
+    for node, source, table in tables(model, min_values):
+        if source.name in kept:
             continue
         rows, scales = quantize_rows(table)
         held = constant(model, f"{source.name}.int8", rows)
@@ -36,6 +43,21 @@ def quantize_tables(model: ir.Model, min_values: int = MIN_VALUES) -> int:
         replace(model, node, insert(model, node, "Mul", [exact, row_scale]))
         count += 1
     return count
+
+
+def tables(
+    model: ir.Model, min_values: int = MIN_VALUES
+) -> list[tuple[ir.Node, ir.Value, NDArray[np.float32]]]:
+    """Rule 1: each lookup, the value that it reads from, and the table, float32 (rows, width)."""
+    found = []
+    for node in model.graph:
+        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+            continue
+        source = node.inputs[0]
+        table = matrix(source)
+        if source is not None and table is not None and table.size >= min_values:
+            found.append((node, source, table))
+    return found
 
 
 def quantize_rows(

@@ -16,7 +16,7 @@ rounding.
 4. An input without measured ranges, or whose weights stay float32, is left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -29,14 +29,19 @@ ALPHA = 0.6
 _FLOOR = 1e-3
 
 
-def smooth_inputs(model: ir.Model, ranges: Mapping[str, NDArray[np.float32]]) -> None:
+def smooth_inputs(
+    model: ir.Model,
+    ranges: Mapping[str, NDArray[np.float32]],
+    kept: Collection[str] = frozenset(),
+) -> None:
     """Rewrite ``model`` in place.
 
     Args:
         model: float32 graph.
         ranges: name of a value -> largest absolute value of each channel, float32 (channels,).
+        kept: names of weights that stay float32.
     """
-    for group in _groups([linear for linear in linears(model) if is_quantizable(linear)]):
+    for group in _groups([x for x in linears(model) if is_quantizable(x, kept)]):
         inputs = {linear.x.name: linear.x for linear in group}
         makers = {_maker(x) for x in inputs.values()}
         if "LayerNormalization" not in makers or makers & {"Gelu", "Relu"}:
@@ -96,7 +101,6 @@ def _smooth(model: ir.Model, group: list[Linear], channel_max: NDArray[np.float3
         weight = linear.weight * scale[:, None]
         if linear.node.attributes.get_int("transB", 0):
             weight = weight.T
-        old = linear.node.inputs[1]
-        held = constant(model, f"{old.name if old else 'weight'}.smooth", weight)
+        held = constant(model, f"{linear.weight_name}.smooth", weight)
         linear.node.replace_input_with(0, smooth[name])
         linear.node.replace_input_with(1, held)

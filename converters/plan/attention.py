@@ -179,10 +179,13 @@ def _merged(graph: Graph, users: dict[str, Node], uses: dict[str, int], name: st
     if node.attributes["axes"] != _HEADS_FIRST:
         return None
     wide, name = graph.types[node.output].shape, node.output
-    for op in ("copy", "reshape"):
-        node = users.get(name)
-        if node is None or uses[name] != 1 or node.op != op:
-            return None
+    node = users.get(name)
+    # Before the heads are merged they are copied into order; a single head is in order already.
+    if node is not None and node.op == "copy" and uses[name] == 1:
         name = node.output
+        node = users.get(name)
+    if node is None or node.op != "reshape" or uses[name] != 1:
+        return None
+    name = node.output
     shape = graph.types[name].shape
     return name if len(shape) == 3 and shape[:2] == wide[:2] else None

@@ -1,0 +1,49 @@
+"""What a conversion tells the user: why it failed, what to try, what to know of the bundle."""
+
+from collections.abc import Mapping, Sequence
+
+from edgeformer.converters.sensitivity import Scan
+from edgeformer.runtime.manifest import Manifest, Variant
+
+
+def failure_text(failed: Sequence[Variant], scans: Mapping[str, Scan]) -> str:
+    """Which tolerance each variant missed, and how near a scan came."""
+    lines = ["the converted answers differ too much from the model's; no bundle was written"]
+    for variant in failed:
+        assert variant.parity is not None
+        lines += [f"  {variant.id}: {sentence}" for sentence in variant.parity.failures]
+        if variant.id in scans:
+            lines.append(f"  {variant.id}: {scans[variant.id].sentence()}")
+    return "\n".join(lines)
+
+
+def failure_hint(verified: Sequence[Variant]) -> str:
+    """What to try: other precisions or texts for int8, else the engines that did pass."""
+    failed = [v for v in verified if v.parity and not v.parity.passed]
+    bad = {v.engine for v in failed}
+    good = ",".join(dict.fromkeys(v.engine for v in verified if v.engine not in bad))
+    choices = ["texts of the model's own kind with --calibration FILE"]
+    if any(v.precision != "fp32" for v in failed):
+        choices.insert(0, "--precision fp32")
+    if good:
+        choices.append(f"only what passed: --engines {good}")
+    return "try " + ", or ".join(choices)
+
+
+def notices_of(manifest: Manifest, scans: Mapping[str, Scan]) -> tuple[str, ...]:
+    """What the user should know of a bundle that was written."""
+    budget = manifest.profile["memory"]["budget_mb"] * 1e6
+    notices = []
+    for variant in manifest.variants:
+        names = {program.file for program in variant.programs.values()}
+        size = sum(manifest.files[name].size for name in names)
+        if size > budget:
+            notices.append(
+                f"{variant.id} has {size / 1e6:.0f} MB, more than the profile's memory budget"
+            )
+        scanned = variant.id in scans
+        if scanned or (variant.engine == "tflite" and variant.programs["main"].buckets):
+            notices.append(f"{variant.id}: {variant.note}")
+    if manifest.forced:
+        notices.append("a tolerance was missed: the manifest is marked 'forced'")
+    return tuple(notices)

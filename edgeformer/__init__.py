@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgeformer.errors import EdgeFormerError as EdgeFormerError
     from edgeformer.pipeline import convert as convert
     from edgeformer.runtime.loading import load as load
+    from edgeformer.tuning import tune as tune
 
 __version__ = "0.1.0"
 
@@ -24,9 +25,10 @@ _HOMES = {
     "convert": "edgeformer.pipeline",
     "load": "edgeformer.runtime.loading",
     "benchmark": "edgeformer.benchmarking",
+    "tune": "edgeformer.tuning",
     "EdgeFormerError": "edgeformer.errors",
 }
-__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "load"]
+__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ there). The machine's state is taken before and after, so that a figure from a h
 can be recognised. NumPy and the standard library only.
 """
 
-import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from edgeformer.runtime.manifest import Variant
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tflite-runtime")
 
 
 @dataclass(frozen=True)
@@ -216,14 +214,9 @@ def _check_counts(**counts: int | None) -> None:
 
 def _versions() -> dict[str, str]:
     from edgeformer import __version__
+    from edgeformer.runtime.engine import installed_versions
 
-    versions = {"edgeformer": __version__}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {**installed_versions(), "edgeformer": __version__}
 
 
 def _chosen(bundle: "Bundle", engines: Sequence[str]) -> "list[Variant]":

@@ -1,4 +1,4 @@
-"""The commands that answer, look and measure: run, inspect, benchmark, doctor."""
+"""The commands that answer, look and measure: run, inspect, benchmark, tune, doctor."""
 
 import json
 import sys
@@ -62,10 +62,12 @@ def run(
             answers = _answers(model, batch, pair, top_k or 1)
             for one, (data, shown) in zip(batch, answers, strict=True):
                 if as_json:
-                    row = {"text": one, "variant": model.variant.id, **data}
+                    row = {"text": one, "variant": "+".join(model.last_call.variants), **data}
                     shown = json.dumps(finite(row))
                 click.echo(shown + "\n" if several_lines and not as_json else shown)
             truncated += model.last_call.truncated_texts
+        for notice in model.notices:
+            say(f"note: {notice}")
     if truncated:
         longest = model.manifest.model.max_length
         say(f"note: {truncated} of the texts did not fit and were cut to {longest} tokens")
@@ -201,6 +203,52 @@ def benchmark(
     if wrong or all(result.state != "measured" for result in report.results):
         names = ", ".join(wrong) or "any engine of the bundle"
         raise EngineError(f"could not measure {names}", hint="edgeformer doctor")
+
+
+@click.command()
+@click.argument("bundle")
+@click.option(
+    "-o", "--output", metavar="FILE", help="File to write. Default: BUNDLE.tuned.json beside it."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="How long it may take, about.",
+)
+@click.option("--force", is_flag=True, help="Conclude on a busy or throttled machine too.")
+@threads_option
+@progress_option
+@json_option
+def tune(
+    bundle: str,
+    output: str | None,
+    seconds: float,
+    force: bool,
+    threads: int | None,
+    progress: bool | None,
+    as_json: bool,
+) -> None:
+    """Measure which engine of BUNDLE is fastest here, and let it answer from now on.
+
+    The table is written beside BUNDLE; run and load() go by it on this machine, text by text.
+    """
+    from edgeformer.tuning import tune as run_tuning
+    from edgeformer.tuning_text import tuning_text
+
+    with Progress(progress) as shown:
+        tuning = run_tuning(
+            bundle,
+            output=output,
+            seconds=seconds,
+            threads=threads,
+            force=force,
+            progress=shown.step,
+        )
+    for note in tuning.notes:
+        say(f"note: {note}")
+    print_result(tuning.as_dict(), tuning_text(tuning), as_json)
 
 
 @click.command()

@@ -220,9 +220,10 @@ def _reason(result: "EngineResult") -> str:
 def _cpu_line(machine: Any) -> str:
     board = f"{machine.board}, " if machine.board else ""
     quota = "" if machine.cgroup_cpus is None else f", a quota of {machine.cgroup_cpus:g}"
+    emulated = f", emulated by {machine.emulator}" if machine.emulator else ""
     return (
         f"{board}{machine.cpu_model} ({machine.architecture}),"
-        f" {machine.affinity_cpus} of {machine.cpus} CPUs{quota}"
+        f" {machine.affinity_cpus} of {machine.cpus} CPUs{quota}{emulated}"
     )
 
 

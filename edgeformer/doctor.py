@@ -11,6 +11,7 @@ NumPy and the standard library only; reads, never writes.
 
 import importlib.metadata
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -187,6 +188,10 @@ def check_engine(
 def _no_32_bit(name: str) -> str:
     if name == "onnx":
         return "onnxruntime has no 32-bit build: use a 64-bit system, or the numpy engine"
+    if name == "tflite" and platform.machine() == "armv6l":
+        return "no TFLite runtime is built for ARMv6: use the numpy engine"
+    if name == "tflite":
+        return 'use the numpy engine; for fp32 files also pip install "edgeformer[tflite]"'
     return ""
 
 

@@ -6,19 +6,24 @@ benchmark ask a worker: JSON in on stdin, JSON out on stdout. Standard library o
 
     outcome = run_worker("edgeformer.doctor", {"engine": "onnx"})    # parent
     if __name__ == "__main__": serve(answer)                         # edgeformer/doctor.py
+
+A Worker is such a process that answers many requests, one JSON line each (``serve_each``).
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgeformer.errors import EdgeFormerError
 
@@ -67,14 +72,77 @@ def run_worker(
     except subprocess.TimeoutExpired:
         return Outcome(None, f"did not answer within {timeout_seconds:g} s", "", started)
     if done.returncode < 0:
-        return Outcome(None, f"died with signal {_signal(-done.returncode)}", "", started)
+        return Outcome(None, _end(done.returncode, ""), "", started)
     try:
         reply = json.loads(done.stdout)
     except ValueError:
-        tail = "\n".join(done.stderr.strip().splitlines()[-_STDERR_LINES:])
-        why = f"ended with status {done.returncode} and no answer"
-        return Outcome(None, f"{why}\n{tail}" if tail else why, "", started)
+        return Outcome(None, _end(done.returncode, done.stderr), "", started)
     return Outcome(reply["answer"], reply["failure"], reply["hint"], started)
+
+
+def _end(status: int, stderr: str) -> str:
+    """How a process without an answer ended."""
+    if status < 0:
+        return f"died with signal {_signal(-status)}"
+    tail = "\n".join(stderr.strip().splitlines()[-_STDERR_LINES:])
+    why = f"ended with status {status} and no answer"
+    return f"{why}\n{tail}" if tail else why
+
+
+class Worker:
+    """A process that answers one request after the other; ``close`` ends it at once."""
+
+    def __init__(self, module: str) -> None:
+        """Start ``python -m module --worker``, a module that calls ``serve_each`` as a script."""
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, "--worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            encoding="utf-8",
+            env=_environment(),
+        )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def ask(self, request: Mapping[str, Any], timeout_seconds: float | None = None) -> Outcome:
+        """Its answer to ``request``; after a failure other than its own report, it has ended."""
+        process, started, line = self._process, time.perf_counter(), ""
+        assert process.stdin and process.stdout
+        killer = threading.Timer(timeout_seconds or 0.0, process.kill)
+        if timeout_seconds is not None:
+            killer.start()
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:  # it has ended: how, its status says
+            pass
+        finally:
+            killer.cancel()
+        if line.endswith("\n"):
+            reply = json.loads(line)
+            return Outcome(reply["answer"], reply["failure"], reply["hint"], started)
+        status = process.wait()
+        if timeout_seconds is not None and time.perf_counter() - started >= timeout_seconds:
+            return Outcome(None, f"did not answer within {timeout_seconds:g} s", "", started)
+        self._stderr.seek(0)
+        stderr = self._stderr.read().decode("utf-8", "replace")
+        return Outcome(None, _end(status, stderr), "", started)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            with contextlib.suppress(OSError):  # what it did not read is of no use any more
+                if stream:
+                    stream.close()
+        self._process.wait()
 
 
 def serve(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -82,17 +150,34 @@ def serve(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
     Whatever native libraries print on stdout goes to stderr, so the answer stays readable.
     """
+    private = _private_stdout()
+    json.dump(_reply(function, sys.stdin.read()), private)
+    private.close()
+
+
+def serve_each(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Be a Worker: ``serve`` for every line of stdin, until it ends."""
+    private = _private_stdout()
+    for line in sys.stdin:
+        private.write(json.dumps(_reply(function, line)) + "\n")
+        private.flush()
+
+
+def _private_stdout() -> IO[str]:
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    return private
+
+
+def _reply(function: Callable[[dict[str, Any]], dict[str, Any]], request: str) -> dict[str, Any]:
     reply: dict[str, Any] = {"answer": None, "failure": "", "hint": ""}
     try:
-        reply["answer"] = function(json.load(sys.stdin))
+        reply["answer"] = function(json.loads(request))
     except EdgeFormerError as error:
         reply.update(failure=error.message, hint=error.hint)
     except Exception as error:  # any other failure of an engine is what we are here to report
         reply["failure"] = f"{type(error).__name__}: {error}"
-    json.dump(reply, private)
-    private.close()
+    return reply
 
 
 def _signal(number: int) -> str:

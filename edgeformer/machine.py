@@ -7,6 +7,7 @@ system does not tell is empty or None, never guessed. Standard library only, rea
 
 import os
 import platform
+import re
 import struct
 import sys
 from dataclasses import dataclass
@@ -15,26 +16,6 @@ from pathlib import Path
 
 ROOT = Path("/")
 
-# Features that change what fp32 and int8 arithmetic cost, as /proc/cpuinfo spells them.
-_ARM_FEATURES = {"neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"}
-_X86_FEATURES = {"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
-_X86_FEATURES |= {"avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"}
-# MIDR part numbers of the cores in the boards people use (implementer 0x41, Arm).
-_ARM_CORES = {
-    "0xb76": "ARM1176",
-    "0xc07": "Cortex-A7",
-    "0xd03": "Cortex-A53",
-    "0xd04": "Cortex-A35",
-    "0xd05": "Cortex-A55",
-    "0xd07": "Cortex-A57",
-    "0xd08": "Cortex-A72",
-    "0xd09": "Cortex-A73",
-    "0xd0b": "Cortex-A76",
-    "0xd0c": "Neoverse-N1",
-    "0xd40": "Neoverse-V1",
-    "0xd42": "Cortex-A78AE",
-    "0xd49": "Neoverse-N2",
-}
 # Bits of the Raspberry Pi firmware's get_throttled: now, and (shifted by 16) since it was started.
 _PI_THROTTLING = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 
@@ -47,6 +28,8 @@ class Machine:
         board: name of the board where the device tree has one, such as a Raspberry Pi's.
         cpu_model: marketing or core name; several names on big/little CPUs.
         architecture: as the kernel says: ``x86_64``, ``aarch64``, ``armv7l``.
+        emulator: program that emulates this CPU, such as ``qemu-aarch64``; empty on a real one,
+            and in a virtual machine, whose CPU is the real one.
         bits: of this Python, 32 or 64; a 32-bit Python can run on a 64-bit kernel.
         isa: CPU features that matter here, sorted.
         cpus: CPUs of the machine.
@@ -60,6 +43,7 @@ class Machine:
     board: str
     cpu_model: str
     architecture: str
+    emulator: str
     bits: int
     isa: tuple[str, ...]
     cpus: int
@@ -99,15 +83,17 @@ class MachineState:
 
 def describe_machine(root: Path = ROOT) -> Machine:
     """Read what stays; ``root`` is where /proc and /sys lie."""
+    from edgeformer.runtime.cpu import cpu_model, isa_features
     from edgeformer.runtime.threads import affinity_cpus, cgroup_cpus
 
     cpuinfo = _text(root / "proc/cpuinfo")
     return Machine(
         board=_text(root / "proc/device-tree/model").strip("\0\n "),
-        cpu_model=_cpu_model(cpuinfo) or platform.processor() or "unknown",
+        cpu_model=cpu_model(cpuinfo) or platform.processor() or "unknown",
         architecture=platform.machine(),
+        emulator=_emulator(root),
         bits=8 * struct.calcsize("P"),
-        isa=_isa(cpuinfo),
+        isa=isa_features(cpuinfo),
         cpus=os.cpu_count() or 1,
         affinity_cpus=affinity_cpus(),
         cgroup_cpus=cgroup_cpus(root / "sys/fs/cgroup", root / "proc/self/cgroup"),
@@ -138,12 +124,20 @@ def read_state(root: Path = ROOT) -> MachineState:
 
 def disturbances(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     """Sentences about what makes figures taken between two states less than trustworthy."""
-    found = []
-    if start.load_1min is not None and start.load_1min > 0.5 * machine.affinity_cpus:
-        found.append(f"other work was running: load {start.load_1min:.1f} at the start")
+    found = list(contention(machine, start, end))
+    if machine.emulator:
+        found.append(f"emulated by {machine.emulator}: these times say nothing about a real CPU")
     slow = [g for g in start.governor.split(",") if g in ("powersave", "conservative", "ondemand")]
     if slow:
         found.append(f"CPU governor {','.join(slow)}: the clock follows the work with a delay")
+    return tuple(found)
+
+
+def contention(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
+    """Sentences about what took the CPU away between two states: other work, throttling."""
+    found = []
+    if start.load_1min is not None and start.load_1min > 0.5 * machine.affinity_cpus:
+        found.append(f"other work was running: load {start.load_1min:.1f} at the start")
     before = start.throttling or ()
     held = [f for f in end.throttling or () if not f.endswith(" earlier") or f not in before]
     if held:
@@ -176,29 +170,18 @@ def _number(path: Path) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def _values(cpuinfo: str, key: str) -> list[str]:
-    """Distinct values of ``key`` over all CPUs, in order."""
-    pairs = (line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
-    return list(dict.fromkeys(v.strip() for k, v in pairs if k.strip() == key))
-
-
-def _cpu_model(cpuinfo: str) -> str:
-    parts = _values(cpuinfo, "CPU part")
-    if parts and _values(cpuinfo, "CPU implementer") == ["0x41"]:
-        return " + ".join(_ARM_CORES.get(part, f"Arm part {part}") for part in parts)
-    return " + ".join(_values(cpuinfo, "model name"))
-
-
-def _isa(cpuinfo: str) -> tuple[str, ...]:
-    words = " ".join(_values(cpuinfo, "flags") + _values(cpuinfo, "Features")).split()
-    return tuple(sorted((_ARM_FEATURES | _X86_FEATURES) & set(words)))
-
-
 def _memory_mb(root: Path, key: str) -> int:
     for line in _text(root / "proc/meminfo").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024 // 1_000_000
     return 0
+
+
+def _emulator(root: Path) -> str:
+    """qemu's user mode hides itself in /proc/self, but not in /proc/thread-self."""
+    maps = _text(root / "proc/thread-self/maps")
+    found = re.search(r"/(qemu-\w+)(?:-static)?$", maps, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _distribution() -> str:

@@ -49,7 +49,7 @@ def top_labels(
 
 
 def merge_windows(
-    rows: NDArray[Any], owners: NDArray[np.int64], weights: NDArray[Any], texts: int
+    rows: NDArray[Any], owners: NDArray[np.intp], weights: NDArray[Any], texts: int
 ) -> NDArray[Any]:
     """Weighted mean of the rows of each text: (windows, n) to (texts, n) in the rows' dtype.
 

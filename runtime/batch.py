@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 class RaggedBatch:
     """The tokens of all texts one after the other.
 
+    Offsets have NumPy's index type: int64, int32 on 32-bit systems.
+
     Attributes:
         ids: int32 (num_tokens,).
         type_ids: int32 (num_tokens,), segment of each token.
-        offsets: int64 (num_texts + 1,); text i is ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: intp (num_texts + 1,); text i is ``ids[offsets[i]:offsets[i + 1]]``.
     """
 
     ids: NDArray[np.int32]
     type_ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.intp]
 
     @classmethod
     def from_lists(
         cls, ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]
     ) -> "RaggedBatch":
         """Pack one list of ids and one of type ids for each text."""
-        offsets = np.zeros(len(ids) + 1, np.int64)
+        offsets = np.zeros(len(ids) + 1, np.intp)
         np.cumsum([len(row) for row in ids], out=offsets[1:])
         flat_ids = np.fromiter((t for row in ids for t in row), np.int32, count=int(offsets[-1]))
         flat_types = np.fromiter((t for r in type_ids for t in r), np.int32, count=len(flat_ids))
@@ -36,14 +38,14 @@ class RaggedBatch:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """int64 (num_texts,): tokens of each text."""
+    def lengths(self) -> NDArray[np.intp]:
+        """intp (num_texts,): tokens of each text."""
         return np.diff(self.offsets)
 
     def select(self, rows: Sequence[int]) -> "RaggedBatch":
         """The texts ``rows``, in that order."""
         spans = [slice(self.offsets[i], self.offsets[i + 1]) for i in rows]
-        offsets = np.zeros(len(spans) + 1, np.int64)
+        offsets = np.zeros(len(spans) + 1, np.intp)
         np.cumsum([s.stop - s.start for s in spans], out=offsets[1:])
         empty = np.empty(0, np.int32)
         return RaggedBatch(

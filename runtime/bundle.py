@@ -16,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from edgeformer.errors import BundleError, UsageError
+from edgeformer.errors import BundleError, EngineError, UsageError
 from edgeformer.runtime.manifest import Manifest
 from edgeformer.runtime.manifest_json import parse_manifest
 
@@ -84,15 +84,25 @@ class Bundle:
             return file.read(size)
 
     def map(self, name: str) -> memoryview:
-        """The file mapped read-only; pages are read when touched and shared between processes."""
+        """The file mapped read-only; pages are read when touched and shared between processes.
+
+        Raises:
+            EngineError: it is larger than what this process can address.
+        """
         path, offset, size = self._span(name)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         if size == 0:
             return memoryview(b"")
         with path.open("rb") as file:
-            mapped = mmap.mmap(
-                file.fileno(), size + offset - start, access=mmap.ACCESS_READ, offset=start
-            )
+            try:
+                mapped = mmap.mmap(
+                    file.fileno(), size + offset - start, access=mmap.ACCESS_READ, offset=start
+                )
+            except (OSError, OverflowError) as error:  # OverflowError: above what 32 bits address
+                raise EngineError(
+                    f"{name} ({size / 1e6:.0f} MB) cannot be mapped into memory: {error}",
+                    hint="use a smaller model, or a 64-bit system",
+                ) from None
         self._maps.append(mapped)
         return memoryview(mapped)[offset - start :]
 

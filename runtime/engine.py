@@ -37,7 +37,8 @@ class Engine(Protocol):
         """Release the model; the engine cannot be used afterwards."""
 
 
-# engine name -> (module with open_engine(bundle, variant, threads), packages it needs, extra)
+# engine name -> (module with open_engine(bundle, variant, threads, shares_process=False), packages
+# it needs, extra)
 ENGINES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "onnx": ("edgeformer.runtime.engines.onnx_engine", ("onnxruntime",), "onnx"),
     "tflite": (
@@ -47,6 +48,14 @@ ENGINES: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "numpy": ("edgeformer.runtime.engines.numpy_engine", ("numpy",), ""),
 }
+PACKAGES = (
+    "edgeformer",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "ai-edge-litert",
+    "tflite-runtime",
+)
 
 
 def missing_engine(name: str) -> EngineError | None:
@@ -62,8 +71,30 @@ def missing_engine(name: str) -> EngineError | None:
     )
 
 
-def open_engine(bundle: Bundle, variant: Variant, threads: int) -> Engine:
+def installed_versions() -> dict[str, str]:
+    """Versions of EdgeFormer and of the packages behind the engines, those that are installed."""
+    import importlib.metadata  # only here: importing it takes longer than reading a small model
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def open_engine(
+    bundle: Bundle, variant: Variant, threads: int, shares_process: bool = False
+) -> Engine:
     """Open ``variant`` with the engine it was made for, on at most ``threads`` threads.
+
+    Args:
+        bundle: its files were checked by the caller.
+        variant: what to open.
+        threads: most threads one call may use.
+        shares_process: another engine runs in this process, so that no thread may go on spinning
+            after a call if the engine can help it.
 
     Raises:
         EngineError: not installed, or the installed version is refused on this machine.
@@ -72,7 +103,8 @@ def open_engine(bundle: Bundle, variant: Variant, threads: int) -> Engine:
     error = missing_engine(variant.engine)
     if error:
         raise error
-    engine: Engine = import_engine(variant.engine).open_engine(bundle, variant, threads)
+    module = import_engine(variant.engine)
+    engine: Engine = module.open_engine(bundle, variant, threads, shares_process)
     return engine
 
 

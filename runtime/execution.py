@@ -9,6 +9,7 @@ Every array a step reads or writes is looked up while binding; running does arit
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import BundleError, EdgeFormerError
+from edgeformer.errors import BundleError, EdgeFormerError, EngineError
 from edgeformer.runtime import kernels
 from edgeformer.runtime.activations import activate
 from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
@@ -34,7 +35,10 @@ from edgeformer.runtime.scratch import Scratch
 
 Array = NDArray[Any]
 
-_MAX_BUFFER_BYTES = 1 << 33
+_MAX_BUFFER_BYTES = min(1 << 33, sys.maxsize)
+# What NumPy raises for shapes, indices and numbers that do not fit; which one of these varies with
+# its version and with the width of its index type.
+_REFUSED = (ValueError, IndexError, OverflowError)
 
 
 class Buffers:
@@ -55,7 +59,10 @@ class Buffers:
             return
         if size_bytes > _MAX_BUFFER_BYTES:
             fail(f"it asks for a buffer of {size_bytes} bytes")
-        raw = np.empty(size_bytes + ALIGNMENT, np.uint8)
+        try:
+            raw = np.empty(size_bytes + ALIGNMENT, np.uint8)
+        except (MemoryError, ValueError):  # ValueError: above the address space of 32 bits
+            raise _no_memory(f"a buffer of {size_bytes / 1e6:.0f} MB") from None
         start = -raw.ctypes.data % ALIGNMENT
         self._blocks[slot] = raw[start : start + size_bytes]
         self.generation += 1
@@ -79,7 +86,8 @@ class BoundProgram:
 
         Raises:
             InputError: the values of an input cannot be used, such as an id outside a table.
-            BundleError: a step that NumPy refuses: the plan contradicts itself.
+            BundleError: a step whose shapes or values do not fit: the plan contradicts itself.
+            EngineError: this NumPy refuses a step, or there is not enough memory for it.
         """
         with np.errstate(all="ignore"):
             for call, name in self.calls:
@@ -87,8 +95,8 @@ class BoundProgram:
                     call()
                 except EdgeFormerError:
                     raise
-                except (ValueError, IndexError, TypeError) as error:
-                    raise _contradiction(name, error) from None
+                except (*_REFUSED, TypeError, MemoryError) as error:
+                    raise _failure(name, error) from None
 
 
 def bind(
@@ -98,6 +106,7 @@ def bind(
 
     Raises:
         BundleError: shapes that contradict each other or exceed any memory.
+        EngineError: not enough memory here.
     """
     shapes = [_shape(value, sizes) for value in program.values]
     for value, shape in zip(program.values, shapes, strict=True):
@@ -119,8 +128,8 @@ def bind(
                 arrays[step.output] = view
             else:
                 calls.append((_call(step, operands, arrays, tensors, buffers.scratch), name))
-        except (ValueError, IndexError, TypeError) as error:
-            raise _contradiction(name, error) from None
+        except (*_REFUSED, TypeError, MemoryError) as error:
+            raise _failure(name, error) from None
     return BoundProgram(
         {name: _made(arrays[k]) for name, k in program.inputs.items()},
         {name: _made(arrays[k]) for name, k in program.outputs.items()},
@@ -128,10 +137,26 @@ def bind(
     )
 
 
-def _contradiction(name: str, error: Exception) -> BundleError:
+def _failure(name: str, error: Exception) -> EdgeFormerError:
+    """Whose fault a step's failure is: the plan's, the machine's, or this NumPy's."""
+    if isinstance(error, MemoryError):
+        return _no_memory(f"{name} of model.plan")
+    if isinstance(error, TypeError):
+        bits = 8 * np.dtype(np.intp).itemsize
+        return EngineError(
+            f"NumPy {np.__version__} ({bits} bits) refuses {name} of model.plan: {error}",
+            hint="use another engine or another NumPy; if `edgeformer inspect --verify` finds the"
+            " same on the machine that converted, convert again",
+        )
     return BundleError(
         f"model.plan contradicts itself at {name}: {error}",
         hint="convert again with `edgeformer convert`",
+    )
+
+
+def _no_memory(what: str) -> EngineError:
+    return EngineError(
+        f"not enough memory for {what}", hint="pass fewer or shorter texts at a time"
     )
 
 
@@ -224,19 +249,19 @@ def _copy(x: Array, out: Array) -> None:
 
 
 def _take(x: Array, index: Array, out: Array, *, axis: int) -> None:
-    np.take(x, index, axis=axis, out=out)
+    np.take(x, kernels.as_index(index), axis=axis, out=out)
 
 
 def _gather(x: Array, index: Array, out: Array, *, axis: int) -> None:
     """torch.gather: other axes of index may be shorter than those of x."""
     axis %= x.ndim
     part = tuple(slice(None) if d == axis else slice(n) for d, n in enumerate(index.shape))
-    np.copyto(out, np.take_along_axis(x[part], index, axis))
+    np.copyto(out, np.take_along_axis(x[part], kernels.as_index(index), axis))
 
 
 def _index(x: Array, *rest: Array) -> None:
     *index, out = rest
-    np.copyto(out, x[tuple(index)])
+    np.copyto(out, x[tuple(kernels.as_index(i) for i in index)])
 
 
 def _concatenate(*arrays: Array, axis: int) -> None:
@@ -245,7 +270,7 @@ def _concatenate(*arrays: Array, axis: int) -> None:
 
 
 def _range(out: Array, *, start: int, step: int) -> None:
-    np.copyto(out, start + step * np.arange(len(out)), casting="unsafe")
+    np.copyto(out, start + step * np.arange(len(out), dtype=np.int64), casting="unsafe")
 
 
 def _cumsum(x: Array, out: Array, *, axis: int) -> None:

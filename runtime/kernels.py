@@ -9,7 +9,8 @@ Rules that hold for every kernel here:
 2. Arithmetic is float32. float16 and integer matrix products are an order of magnitude slower in
    NumPy; int8 exists in storage only, and its scale is applied to what comes out.
 3. Whatever is elementwise is done on blocks of rows that stay in the CPU's cache.
-4. Nothing is read outside its array: indices are checked, offsets come from the engine.
+4. Nothing is read outside its array: indices are checked, offsets come from the engine. NumPy gets
+   indices in its own index type (``as_index``): on 32-bit systems it refuses wider ones.
 
 Overflow and NaN travel as in PyTorch: the engine runs kernels with floating point warnings off.
 """
@@ -29,7 +30,8 @@ Floats = NDArray[np.float32]
 
 _WEIGHT_VALUES = 1 << 20  # int8 weights are widened at most 4 MiB at a time, never a whole model
 _SAFE_LOGIT = 60.0  # exp(+-60) is 1e+-26: sums and quotients of such values stay normal numbers
-_LOWEST, _TINY = np.finfo(np.float32).min, np.finfo(np.float32).tiny
+# Written out: where tflite-runtime was loaded, numpy.finfo warns that subnormals are off.
+_LOWEST, _TINY = np.float32(-3.4028234663852886e38), np.float32(1.1754943508222875e-38)
 
 
 def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = None) -> None:
@@ -49,11 +51,26 @@ def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = N
             f"ids run from {ids.min()} to {ids.max()}, the model's table has {len(table)} rows",
             hint="use the model's own tokenizer, and texts no longer than its max length",
         )
+    rows = as_index(ids)
     if scale is None:
-        np.take(table, ids, axis=0, out=out, mode="clip")
+        np.take(table, rows, axis=0, out=out, mode="clip")
         return
-    rows = np.take(table, ids, axis=0, mode="clip")
-    np.multiply(rows, np.take(scale, ids, mode="clip")[..., None], out=out)
+    values = np.take(table, rows, axis=0, mode="clip")
+    np.multiply(values, np.take(scale, rows, mode="clip")[..., None], out=out)
+
+
+def as_index(values: Array) -> NDArray[np.intp]:
+    """Integers in the type that NumPy indexes with: 64 bits wide, 32 on a 32-bit system.
+
+    There ``take`` and ``reduceat`` refuse int64, and ``x[...]`` cuts it off without a word.
+
+    Raises:
+        IndexError: a value that this type cannot hold.
+    """
+    index = values.astype(np.intp, casting="same_kind", copy=False)
+    if index.itemsize < values.itemsize and not np.array_equal(index, values):
+        raise IndexError("an index is larger than any array")
+    return index
 
 
 def linear(
@@ -204,7 +221,7 @@ def attention_packed(
 
     Args:
         q, k, v, out: float32 (tokens, heads * dim); rows of all texts one after the other.
-        offsets: int64 (texts + 1,); text i is rows ``offsets[i]:offsets[i + 1]``.
+        offsets: integers (texts + 1,); text i is rows ``offsets[i]:offsets[i + 1]``.
         bias: (1, 1 or heads, longest, longest) or None, a mask by place in the text; a text of n
             tokens takes its first n rows and columns.
         scratch, scale: see ``attend``.
@@ -264,4 +281,4 @@ def _by_head(rows: Floats, heads: int) -> Floats:
 
 def segment_sum(x: Floats, offsets: Array, out: Floats) -> None:
     """Sum the rows of each text: x float32 (tokens, ...), out (texts, ...), no text empty."""
-    np.add.reduceat(x, offsets[:-1], axis=0, out=out)
+    np.add.reduceat(x, as_index(offsets[:-1]), axis=0, out=out)

@@ -3,9 +3,12 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgeformer.errors import EdgeFormerError, EngineError, UsageError
 from edgeformer.runtime.bundle import Bundle, open_bundle
+from edgeformer.runtime.dispatch import Dispatcher
 from edgeformer.runtime.engine import (
     ENGINES,
     Engine,
@@ -13,23 +16,32 @@ from edgeformer.runtime.engine import (
     missing_engine,
     open_engine,
 )
-from edgeformer.runtime.golden import GoldenCase, check_golden, parse_golden
+from edgeformer.runtime.golden import GoldenCase, check_golden, parse_golden, quick_cases
 from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.model import Model
 from edgeformer.runtime.threads import available_threads
 from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
+from edgeformer.runtime.tuned import Choice, read_table, table_path
 
 
-def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None = None) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    engine: str = "auto",
+    threads: int | None = None,
+    tuned: str | os.PathLike[str] | None = "auto",
+) -> Model:
     """Open a bundle: check its hashes, choose an engine, run the self-test.
 
     Args:
         path: bundle folder or zip.
-        engine: ``auto`` takes the profile's order and skips what is not installed or fails the
-            self-test (``model.skipped`` says why); an engine's name, or a variant's id such as
-            ``onnx-fp32``, takes just that.
+        engine: ``auto`` takes the tuned table's choice, else the profile's order, and skips what is
+            not installed or fails the self-test (``model.skipped`` says why); an engine's name, or
+            a variant's id such as ``onnx-fp32``, takes just that.
         threads: most threads to use; None for the profile's number. The affinity mask and the
             cgroup's quota lower both.
+        tuned: table that ``edgeformer tune`` wrote, used with ``auto`` only; ``auto`` looks for it
+            beside the bundle, None looks for none. One that is damaged, or made for another
+            bundle, machine or engine version, is ignored (``model.notices`` says why).
 
     Raises:
         UsageError: no such path, engine or thread count.
@@ -40,31 +52,81 @@ def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None
         raise UsageError(f"threads must be at least 1, not {threads}")
     bundle = open_bundle(path)
     try:
-        return _choose(bundle, engine, threads)
+        beside = table_path(path) if tuned == "auto" else tuned
+        opened = open_dispatcher(bundle, engine, threads, beside)
     except BaseException:
         bundle.close()
         raise
+    return Model(bundle, opened.dispatcher, opened.tokenizer, opened.skipped, opened.notices)
 
 
-def _choose(bundle: Bundle, engine: str, threads: int | None) -> Model:
+@dataclass(frozen=True)
+class Opened:
+    """What ``open_dispatcher`` opened.
+
+    Attributes:
+        dispatcher: its main engine open and self-tested.
+        tokenizer: see ``load_bundle_tokenizer``.
+        skipped: (variant id, reason) of those that were tried before.
+        notices: why a tuned table was ignored.
+    """
+
+    dispatcher: Dispatcher
+    tokenizer: Tokenizer | EdgeFormerError | None
+    skipped: tuple[tuple[str, str], ...]
+    notices: tuple[str, ...]
+
+
+def open_dispatcher(
+    bundle: Bundle, engine: str, threads: int | None, tuned: str | os.PathLike[str] | None
+) -> Opened:
+    """The engines of an open bundle; arguments as in ``load``, ``tuned`` a path or None."""
     manifest = bundle.manifest
-    candidates = _candidates(manifest, engine)
     count = available_threads(threads or manifest.threads)
-    model_files = check_in_background(bundle, _files(candidates[0]))
+    candidates = [Choice(variant.id, count) for variant in _candidates(manifest, engine)]
+    table, notice = None, ""
+    if engine == "auto" and tuned is not None:
+        table, notice = read_table(Path(tuned), manifest, count)
+    if table is not None:
+        rest = [choice for choice in candidates if choice.variant != table.main.variant]
+        candidates = [table.main, *rest]
+    model_files = check_in_background(bundle, _files(manifest.variant(candidates[0].variant)))
     bundle.check([name for name in (manifest.golden, manifest.tokenizer) if name])
-    cases = parse_golden(bundle.read(manifest.golden))
+    cases = quick_cases(parse_golden(bundle.read(manifest.golden)))
     tokenizer = load_bundle_tokenizer(bundle)
+    shares = table is not None and len(table.choices) > 1
+
+    def open_one(choice: Choice, check: Callable[[], None] | None = None) -> Engine:
+        variant = manifest.variant(choice.variant)
+        return open_checked(bundle, variant, choice.threads, tokenizer, cases, check, shares)
+
+    place, first, skipped = _first_working(bundle, candidates, open_one, model_files)
+    if place > 0:  # the table's main variant does not work here: the rest is not believed
+        table = None
+    others = candidates[place + 1 :]
+    chosen = candidates[place]
+    dispatcher = Dispatcher(manifest.variants, chosen, first, others, table, open_one)
+    return Opened(dispatcher, tokenizer, skipped, (notice,) if notice else ())
+
+
+def _first_working(
+    bundle: Bundle,
+    candidates: list[Choice],
+    open_one: Callable[[Choice, Callable[[], None] | None], Engine],
+    check: Callable[[], None],
+) -> tuple[int, Engine, tuple[tuple[str, str], ...]]:
+    """Place of the first candidate that opens, its engine, and why those before it did not.
+
+    ``check`` waits for the check of the first candidate's files.
+    """
     skipped: list[tuple[str, str]] = []
-    for variant in candidates:
+    for place, choice in enumerate(candidates):
         try:
-            check = model_files if variant is candidates[0] else None
-            opened = open_checked(bundle, variant, count, tokenizer, cases[:1], check)
+            return place, open_one(choice, None if place else check), tuple(skipped)
         except EngineError as error:
             if len(candidates) == 1:
                 raise
-            skipped.append((variant.id, str(error)))
-            continue
-        return Model(bundle, variant, opened, tokenizer, tuple(skipped))
+            skipped.append((choice.variant, str(error)))
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in skipped)
     raise EngineError(
         f"no engine of {bundle.path} works here:\n{reasons}",
@@ -79,10 +141,12 @@ def open_checked(
     tokenizer: Tokenizer | EdgeFormerError | None,
     cases: tuple[GoldenCase, ...],
     check: Callable[[], None] | None = None,
+    shares_process: bool = False,
 ) -> Engine:
     """Open one variant after checking its files, and run ``cases`` on it.
 
     ``check`` waits for a check of its files that was started before; None checks them now.
+    ``shares_process`` says that another engine runs in this process too.
 
     Raises:
         BundleError: a file that is not what the manifest says.
@@ -96,10 +160,10 @@ def open_checked(
         bundle.check(_files(variant))
     else:
         check()
-    engine = open_engine(bundle, variant, threads)
+    engine = open_engine(bundle, variant, threads, shares_process)
     try:
         usable = None if isinstance(tokenizer, EdgeFormerError) else tokenizer
-        check_golden(engine, variant, usable, cases)
+        check_golden(engine, variant, usable, cases, bundle.manifest.model.max_length)
     except BaseException:
         engine.close()
         raise

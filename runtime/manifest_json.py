@@ -27,9 +27,14 @@ def digest(data: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def manifest_digest(manifest: Manifest) -> str:
+    """The ``digest`` that ``dump_manifest`` writes."""
+    return digest(asdict(manifest))
+
+
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as indented JSON with its digest."""
-    data = json.loads(json.dumps(asdict(manifest)))
+    data = asdict(manifest)
     data["digest"] = digest(data)
     return (json.dumps(data, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 

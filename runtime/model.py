@@ -6,10 +6,11 @@
         model.embed(["a sentence", "another"])      # float32 (2, 384)
 
 What is inside: bundle -> tokenizer -> RaggedBatch -> engine -> answers. str in, one result; list
-in, list out; nothing here pads, and nothing here knows which engine runs.
+in, list out; nothing here pads, and nothing here knows which engine runs. A long list is run some
+texts at a time, so that memory does not grow with it beyond the answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -27,9 +28,9 @@ from edgeformer.runtime.answers import (
     top_labels,
 )
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.engine import Engine
+from edgeformer.runtime.dispatch import Dispatcher
 from edgeformer.runtime.manifest import Manifest, Variant
-from edgeformer.runtime.text import TextRows, encode_texts
+from edgeformer.runtime.text import TextRows, encode_in_chunks
 from edgeformer.runtime.tokenizer import Tokenizer
 
 
@@ -42,6 +43,7 @@ class CallStats:
         tokens: tokens that went through the model, special tokens included.
         truncated_texts, truncated_tokens: what ``on_long="truncate"`` cut off.
         windows: inputs run; above ``texts`` where ``on_long="window"`` split some.
+        variants: ids of the variants that answered.
     """
 
     texts: int = 0
@@ -49,6 +51,18 @@ class CallStats:
     truncated_texts: int = 0
     truncated_tokens: int = 0
     windows: int = 0
+    variants: tuple[str, ...] = ()
+
+    def plus(self, rows: TextRows, variants: tuple[str, ...]) -> "CallStats":
+        """With the figures of more texts of the same call."""
+        return CallStats(
+            texts=self.texts + rows.texts,
+            tokens=self.tokens + len(rows.batch.ids),
+            truncated_texts=self.truncated_texts + rows.truncated_texts,
+            truncated_tokens=self.truncated_tokens + rows.truncated_tokens,
+            windows=self.windows + len(rows.batch),
+            variants=tuple(dict.fromkeys(self.variants + variants)),
+        )
 
 
 class Model:
@@ -56,26 +70,23 @@ class Model:
 
     Attributes:
         manifest: what the bundle says of itself.
-        variant: the model file that was chosen.
-        threads: threads its engine uses.
-        skipped: (variant id, reason) of those that were tried before it.
+        skipped: (variant id, reason) of those that were tried before the chosen one.
         last_call: figures of the last call (of any thread).
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        variant: Variant,
-        engine: Engine,
+        dispatcher: Dispatcher,
         tokenizer: Tokenizer | EdgeFormerError | None,
         skipped: tuple[tuple[str, str], ...] = (),
+        notices: tuple[str, ...] = (),
     ) -> None:
         self._bundle = bundle
-        self._engine = engine
+        self._dispatcher = dispatcher
         self._tokenizer = tokenizer
+        self._notices = notices
         self.manifest: Manifest = bundle.manifest
-        self.variant = variant
-        self.threads = engine.threads
         self.skipped = skipped
         self.last_call = CallStats()
 
@@ -87,8 +98,26 @@ class Model:
 
     def close(self) -> None:
         """Release the engine and the files; the model cannot be used afterwards."""
-        self._engine.close()
+        self._dispatcher.close()
         self._bundle.close()
+
+    @property
+    def variant(self) -> Variant:
+        """The model file that was chosen: it runs ``run``, and every text unless the bundle was
+        tuned. A tuned bundle may send some texts to another variant (``last_call.variants``);
+        this is then the one for most lengths. After a failure it is what replaced it."""
+        return self._dispatcher.variant
+
+    @property
+    def threads(self) -> int:
+        """Threads that ``variant`` uses."""
+        return self._dispatcher.threads
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What one should know of this model besides its answers: a tuned table that was ignored,
+        an engine that failed and was replaced."""
+        return self._notices + self._dispatcher.notices
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -116,7 +145,7 @@ class Model:
         if program not in self.variant.programs:
             known = ", ".join(self.variant.programs)
             raise InputError(f"no program {program!r}", hint=f"the programs are: {known}")
-        return self._engine.run(program, inputs)
+        return self._dispatcher.run(program, inputs)
 
     @overload
     def embed(self, texts: str, *, on_long: str = "truncate") -> NDArray[np.float32]: ...
@@ -134,13 +163,21 @@ class Model:
                 by tokens) or ``error``.
         """
         self._need("embedding")
-        rows, vectors = self._encode(_as_list(texts), None, on_long, "embedding")
-        if rows.windowed:
-            vectors = merge_windows(vectors, rows.owners, rows.batch.lengths, rows.texts)
-            if self.manifest.model.normalized:
-                norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-                vectors = vectors / np.maximum(norms, 1e-12)
-        return vectors[0] if isinstance(texts, str) else vectors
+        strings = _as_list(texts)
+        answers: NDArray[np.float32] | None = None
+        done = 0
+        for rows, vectors in self._encode(strings, None, on_long, "embedding"):
+            if rows.windowed:
+                vectors = merge_windows(vectors, rows.owners, rows.batch.lengths, rows.texts)
+                if self.manifest.model.normalized:
+                    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+                    vectors = vectors / np.maximum(norms, 1e-12)
+            if answers is None:  # filled piece by piece: joining pieces would take twice the memory
+                answers = np.empty((len(strings), vectors.shape[1]), vectors.dtype)
+            answers[done : done + len(vectors)] = vectors
+            done += len(vectors)
+        assert answers is not None  # even no text is one piece
+        return np.asarray(answers[0]) if isinstance(texts, str) else answers
 
     @overload
     def classify(
@@ -175,11 +212,12 @@ class Model:
         self._need("classification")
         card = self.manifest.model
         seconds = None if pair is None else _as_list(pair)
-        rows, logits = self._encode(_as_list(texts), seconds, on_long, "logits")
-        if rows.windowed:
-            logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
-        scores = probabilities(logits, card.problem_type)
-        labels = [top_labels(row, card.labels, top_k) for row in scores]
+        labels: list[list[Label]] = []
+        for rows, logits in self._encode(_as_list(texts), seconds, on_long, "logits"):
+            if rows.windowed:
+                logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
+            scores = probabilities(logits, card.problem_type)
+            labels += [top_labels(row, card.labels, top_k) for row in scores]
         return labels[0] if isinstance(texts, str) else labels
 
     @overload
@@ -197,14 +235,16 @@ class Model:
         self._need("token-classification")
         names = self.manifest.model.labels
         strings = _as_list(texts)
-        rows, logits = self._encode(strings, None, on_long, "logits", offsets=True)
-        scores = probabilities(logits, "single_label")
-        words: list[list[Any]] = [[] for _ in strings]
-        bounds = rows.batch.offsets
-        for i, owner in enumerate(rows.owners):
-            part = scores[bounds[i] : bounds[i + 1]]
-            words[owner] += group_words(part, names, rows.char_offsets[i], rows.word_ids[i])
-        found = [spans(text, group) for text, group in zip(strings, words, strict=True)]
+        found: list[list[Span]] = []
+        for rows, logits in self._encode(strings, None, on_long, "logits", offsets=True):
+            scores = probabilities(logits, "single_label")
+            words: list[list[Any]] = [[] for _ in range(rows.texts)]
+            bounds = rows.batch.offsets
+            for i, owner in enumerate(rows.owners):
+                part = scores[bounds[i] : bounds[i + 1]]
+                words[owner] += group_words(part, names, rows.char_offsets[i], rows.word_ids[i])
+            chunk = strings[len(found) : len(found) + rows.texts]
+            found += [spans(text, group) for text, group in zip(chunk, words, strict=True)]
         return found[0] if isinstance(texts, str) else found
 
     def _need(self, task: str) -> None:
@@ -224,18 +264,15 @@ class Model:
         on_long: str,
         output: str,
         offsets: bool = False,
-    ) -> tuple[TextRows, NDArray[Any]]:
-        longest = self.manifest.model.max_length
-        rows = encode_texts(self.tokenizer, texts, pair, longest, on_long, offsets)
-        answer = self._engine.encode(rows.batch)[output]
-        self.last_call = CallStats(
-            texts=rows.texts,
-            tokens=len(rows.batch.ids),
-            truncated_texts=rows.truncated_texts,
-            truncated_tokens=rows.truncated_tokens,
-            windows=len(rows.batch),
-        )
-        return rows, answer
+    ) -> Iterator[tuple[TextRows, NDArray[Any]]]:
+        """The texts' rows and their answers, some texts at a time."""
+        longest, stats = self.manifest.model.max_length, CallStats()
+        chunks = encode_in_chunks(self.tokenizer, texts, pair, longest, on_long, offsets)
+        for rows in chunks:
+            encoded = self._dispatcher.encode(rows.batch)
+            stats = stats.plus(rows, encoded.variants)
+            yield rows, encoded.outputs[output]
+        self.last_call = stats
 
 
 def _as_list(texts: Any) -> list[str]:

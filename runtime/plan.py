@@ -174,7 +174,10 @@ def _array(value: Any, body: memoryview, where: str) -> NDArray[Any]:
     raw = np.frombuffer(body, dtype, count, offset) if count else np.empty(0, dtype)
     if dtype == np.bool_:  # a bool that is neither 0 nor 1 is not safe to compute with
         raw = raw.view(np.uint8) != 0
-    return raw.reshape(shape)
+    try:
+        return raw.reshape(shape)
+    except (ValueError, OverflowError):  # an empty array whose other axes no index can count
+        fail(f"{where} has a shape that is too large")
 
 
 def _scale(value: Any, arrays: list[NDArray[Any]], k: int) -> NDArray[np.float32] | None:

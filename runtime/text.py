@@ -1,5 +1,6 @@
 """From texts to token rows: truncation, windows, and the counts that ``last_call`` reports."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.tokenizer import Encoding, Tokenizer
 
 ON_LONG = ("truncate", "window", "error")
+CHUNK_TEXTS = 512  # texts of one call are tokenized and run so many at a time
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,14 @@ class TextRows:
 
     Attributes:
         batch: the rows.
-        owners: int64 (rows,), text of each row.
+        owners: intp (rows,), text of each row.
         texts: number of texts.
         truncated_texts, truncated_tokens: what did not fit.
         char_offsets, word_ids: of each row's tokens in the whole text, if they were asked for.
     """
 
     batch: RaggedBatch
-    owners: NDArray[np.int64]
+    owners: NDArray[np.intp]
     texts: int
     truncated_texts: int
     truncated_tokens: int
@@ -52,15 +54,49 @@ def encode_texts(
         InputError: unequal lists, a non-str, an unknown ``on_long``, ``window`` with pairs, or a
             text that is too long under ``error``.
     """
+    whole = slice(0, len(texts))
+    _check(texts, pair, on_long)
+    return _encode(tokenizer, texts, pair, max_length, on_long, offsets, whole)
+
+
+def encode_in_chunks(
+    tokenizer: Tokenizer,
+    texts: list[str],
+    pair: list[str] | None,
+    max_length: int,
+    on_long: str,
+    offsets: bool = False,
+) -> Iterator[TextRows]:
+    """The same, ``CHUNK_TEXTS`` texts at a time, so that a long list needs no more memory than a
+    short one; no text at all is one empty chunk."""
+    _check(texts, pair, on_long)
+    for start in range(0, max(1, len(texts)), CHUNK_TEXTS):
+        chunk = slice(start, min(start + CHUNK_TEXTS, len(texts)))
+        yield _encode(tokenizer, texts, pair, max_length, on_long, offsets, chunk)
+
+
+def _check(texts: list[str], pair: list[str] | None, on_long: str) -> None:
     if on_long not in ON_LONG:
         raise InputError(f"on_long is {on_long!r}", hint=f"choose of: {', '.join(ON_LONG)}")
     if pair is not None and len(pair) != len(texts):
         raise InputError(f"{len(texts)} texts but {len(pair)} second texts")
     if pair is not None and on_long == "window":
         raise InputError("on_long='window' takes single texts, not pairs")
+
+
+def _encode(
+    tokenizer: Tokenizer,
+    texts: list[str],
+    pair: list[str] | None,
+    max_length: int,
+    on_long: str,
+    offsets: bool,
+    chunk: slice,
+) -> TextRows:
     rows: list[tuple[Encoding, int]] = []
     owners: list[int] = []
-    for i, text in enumerate(texts):
+    for i in range(chunk.start, chunk.stop):
+        text = texts[i]
         second = None if pair is None else pair[i]
         encoding = tokenizer.encoding(text, second, max_length=max_length, offsets=offsets)
         if encoding.num_truncated and on_long == "error":
@@ -74,13 +110,13 @@ def encode_texts(
         else:
             parts = [(encoding, 0)]
         rows += parts
-        owners += [i] * len(parts)
+        owners += [i - chunk.start] * len(parts)
     encodings = [encoding for encoding, _ in rows]
     cut = [encoding.num_truncated for encoding in encodings]
     return TextRows(
         batch=RaggedBatch.from_lists([e.ids for e in encodings], [e.type_ids for e in encodings]),
-        owners=np.array(owners, np.int64),
-        texts=len(texts),
+        owners=np.array(owners, np.intp),
+        texts=chunk.stop - chunk.start,
         truncated_texts=sum(1 for n in cut if n),
         truncated_tokens=sum(cut),
         char_offsets=[_shifted(e, start) for e, start in rows] if offsets else [],

@@ -5,7 +5,9 @@ A 32-bit NumPy refuses int64 in ``take``, ``repeat`` and ``reduceat``, and cuts 
 NumPy that refuses the same; tests/arm runs the real one on emulated boards.
 """
 
+import importlib.util
 import json
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgeformer.device_profiles.profile import load_profile
+from edgeformer.doctor import check_engine
 from edgeformer.errors import BundleError, EngineError
 from edgeformer.pipeline import prepare_checkpoint
 from edgeformer.runtime import batch, bundle, execution, kernels
@@ -169,3 +172,17 @@ def test_an_empty_tensor_with_axes_that_no_index_can_count() -> None:
     data = MAGIC + len(header).to_bytes(8, "little") + header + bytes(64)
     with pytest.raises(BundleError, match="tensor 0 has a shape that is too large"):
         parse_plan(memoryview(data))
+
+
+@pytest.mark.parametrize(
+    ("engine", "machine", "package"),
+    [("onnx", "armv7l", False), ("tflite", "armv7l", True), ("tflite", "armv6l", False)],
+)
+def test_the_doctor_sends_nobody_to_a_package_that_is_not_built(
+    engine: str, machine: str, package: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    check = check_engine(engine, 32)
+    assert check.state == "not installed"
+    assert ("pip install" in check.hint) is package and "numpy engine" in check.hint

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeformer.isolation import run_worker
+from edgeformer.isolation import Worker, run_worker
 
 HEAD = "import os, signal, sys, time\nfrom edgeformer.errors import EngineError\n"
 HEAD += "from edgeformer.isolation import serve\n"
@@ -60,3 +60,42 @@ def test_a_worker_that_hangs_is_ended(worker: Path) -> None:
     outcome = run_worker("fake_worker", {}, timeout_seconds=0.5)
     assert outcome.answer is None
     assert outcome.failure == "did not answer within 0.5 s"
+
+
+EACH = "import os, signal, sys, time\nfrom edgeformer.isolation import serve_each\n"
+
+
+def test_a_worker_answers_again_and_again(worker: Path) -> None:
+    worker.write_text(
+        EACH
+        + "seen = []\n"
+        + "def f(request):\n"
+        + "    print('noise')\n"
+        + "    seen.append(request['n'])\n"
+        + "    return {'sum': sum(seen)} if request['n'] else {'bad': 1 / 0}\n"
+        + "serve_each(f)\n"
+    )
+    with Worker("fake_worker") as started:
+        assert started.ask({"n": 2}).answer == {"sum": 2}
+        assert started.ask({"n": 0}).failure == "ZeroDivisionError: division by zero"
+        assert started.ask({"n": 3}, timeout_seconds=60).answer == {"sum": 5}
+        process = started._process
+    assert process.returncode is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        ("os.kill(os.getpid(), signal.SIGILL)", "died with signal SIGILL (it uses an instruction"),
+        ("sys.exit('last words')", "ended with status 1 and no answer\nlast words"),
+        ("os._exit(3)", "ended with status 3 and no answer"),
+        ("time.sleep(600)", "did not answer within 0.5 s"),
+    ],
+)
+def test_how_a_worker_ended_has_a_name(worker: Path, body: str, failure: str) -> None:
+    worker.write_text(f"{EACH}def f(request):\n    {body}\nserve_each(f)\n")
+    with Worker("fake_worker") as started:
+        outcome = started.ask({}, timeout_seconds=0.5 if "sleep" in body else None)
+        assert outcome.answer is None
+        assert failure in outcome.failure
+        assert started.ask({}).answer is None  # it stays ended, and says so

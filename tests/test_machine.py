@@ -107,10 +107,22 @@ def test_an_x86_machine_names_its_features_and_throttling(tmp_path: Path) -> Non
     assert read_state(root).throttling == ("throttled 7 times earlier",)
 
 
+@pytest.mark.parametrize("program", ["qemu-aarch64", "qemu-arm-static"])
+def test_an_emulated_cpu_is_named_and_its_times_doubted(tmp_path: Path, program: str) -> None:
+    """qemu's user mode, also as containers for another architecture use it."""
+    paths = ("/opt/qemu-tools/lib.so", f"/usr/bin/{program}", "/usr/lib/libc.so.6")
+    maps = "".join(f"0000-1000 r-xp 0000 08:01 7    {path}\n" for path in paths)
+    machine = describe_machine(tree(tmp_path, {"proc/thread-self/maps": maps}))
+    assert machine.emulator == program.removesuffix("-static")
+    (note,) = disturbances(machine, QUIET, QUIET)
+    assert f"emulated by {machine.emulator}" in note
+
+
 def test_what_a_system_does_not_tell_is_unknown(tmp_path: Path) -> None:
     machine, state = describe_machine(tmp_path), read_state(tmp_path)
     assert (machine.board, machine.isa, machine.memory_mb, machine.cgroup_cpus) == ("", (), 0, None)
     assert machine.cpu_model
+    assert machine.emulator == ""
     unknown = (state.governor, state.frequency_mhz, state.temperature_c, state.throttling)
     assert unknown == ("", None, None, None)
     assert peak_rss_mb(tmp_path) > 1  # from getrusage

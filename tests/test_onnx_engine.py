@@ -18,7 +18,7 @@ from edgeformer.converters.prepared import PreparedModel
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engines import onnx_session
-from edgeformer.runtime.engines.onnx_engine import OnnxEngine, open_engine
+from edgeformer.runtime.engines.onnx_engine import OnnxEngine, max_waste, open_engine
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.manifest import Port, Program, Variant
 from tests.onnx_models import WORDS, export, folder_bundle, plain_module, tiny_bert, token_inputs
@@ -248,9 +248,11 @@ def test_a_bad_version_is_refused_before_it_is_imported(monkeypatch: pytest.Monk
 
 
 def test_only_the_bad_version_on_the_bad_machine_is_refused() -> None:
-    assert onnx_session.known_bad("onnxruntime", "1.21.0", "aarch64")
-    assert not onnx_session.known_bad("onnxruntime", "1.21.0", "x86_64")
-    assert not onnx_session.known_bad("onnxruntime", "1.21.1", "aarch64")
+    pi4, pi5 = ("asimd",), ("asimd", "asimddp", "asimdhp")
+    assert onnx_session.known_bad("onnxruntime", "1.21.0", "aarch64", pi4)
+    assert not onnx_session.known_bad("onnxruntime", "1.21.0", "aarch64", pi5)
+    assert not onnx_session.known_bad("onnxruntime", "1.21.0", "x86_64", ())
+    assert not onnx_session.known_bad("onnxruntime", "1.21.1", "aarch64", pi4)
     assert onnx_session.refused() == ""
 
 
@@ -297,3 +299,18 @@ def test_a_program_of_an_unknown_file_is_a_bundle_error(embedder: Exported) -> N
     variant = replace(embedder[1]["fp32"], programs={"main": missing})
     with pytest.raises(BundleError, match=r"other\.onnx"):
         open_engine(folder_bundle(embedder[0]), variant, 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "machine", "pads"),
+    [
+        ("int8", "aarch64", False),
+        ("int8", "x86_64", True),
+        ("fp32", "aarch64", True),
+    ],
+)
+def test_texts_are_not_padded_where_padding_could_change_an_answer(
+    embedder: Exported, precision: str, machine: str, pads: bool
+) -> None:
+    variant = embedder[1][precision]
+    assert (max_waste(variant, machine) > 0) is pads

@@ -34,16 +34,17 @@ def texts_file() -> Path:
 
 
 @functools.cache
-def bundle(task: str = "classification") -> Path:
-    """A bundle of that checkpoint for the NumPy engine, int8; read it, never write into it."""
+def bundle(task: str = "classification", precisions: tuple[str, ...] = ("int8",)) -> Path:
+    """A bundle of that checkpoint for the NumPy engine; read it, never write into it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         report = convert(
             checkpoint(task),
             profile="x86",
-            output=_folder() / f"{task}.edge",
+            output=_folder() / f"{task}-{'-'.join(precisions)}.edge",
             engines=("numpy",),
+            precisions=precisions,
             calibration=texts_file(),
         )
     finally:

@@ -33,13 +33,17 @@ _BOUND_PROGRAMS = 16
 _TOKEN_PORTS = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
 
 
-def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "NumpyEngine":
+def open_engine(
+    bundle: Bundle, variant: Variant, threads: int, shares_process: bool = False
+) -> "NumpyEngine":
     """Map and check the plan of ``variant``.
 
     Args:
         bundle: open, its files already compared with their hashes.
         variant: one whose engine is ``numpy``.
         threads: set on the BLAS of this process until the engine is closed.
+        shares_process: makes no difference: how long OpenBLAS spins after a call (some 100 ms, on
+            more than one thread) is settled when NumPy is imported.
 
     Raises:
         BundleError: a plan that is not valid, or not the one the manifest describes.
@@ -148,7 +152,7 @@ class NumpyEngine:
             entry: the program.
             arrays: token inputs by name, (tokens,).
             columns: integers (tokens,), place of each token in its text.
-            offsets: int64 (texts + 1,).
+            offsets: intp (texts + 1,).
 
         Returns:
             each output with one row per text, or per token where its port has a sequence.
@@ -187,7 +191,7 @@ class NumpyEngine:
                 "the model reads the first column, where attention_mask is 0",
                 hint="pad on the right",
             )
-        offsets = np.zeros(len(mask) + 1, np.int64)
+        offsets = np.zeros(len(mask) + 1, np.intp)
         np.cumsum(lengths, out=offsets[1:])
         packed = {name: array[kept] for name, array in arrays.items()}
         outputs = self._run_packed(entry, packed, np.nonzero(kept)[1], offsets)

@@ -1,9 +1,10 @@
 """The ``onnx`` engine: onnxruntime, padded batches of texts of similar length.
 
 A text's answer does not depend on its batch: the files mask padding, and quantized ones take the
-range of each row by itself. What is padded together is chosen to waste at most a tenth.
+range of each row by itself. What is padded together is chosen to waste at most ``max_waste``.
 """
 
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,21 +14,27 @@ from numpy.typing import NDArray
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.engines.onnx_session import open_session
+from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Port, Program, Variant
 
 Arrays = dict[str, NDArray[Any]]
 
+_MAX_WASTE = 0.1
 
-def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "OnnxEngine":
+
+def open_engine(
+    bundle: Bundle, variant: Variant, threads: int, shares_process: bool = False
+) -> "OnnxEngine":
     """Open every file of ``variant`` on its execution provider.
 
     Args:
         bundle: its files were checked by the caller.
         variant: of engine ``onnx``; an empty provider means the CPU's.
         threads: most threads one call may use.
+        shares_process: let idle threads sleep at once: they would otherwise spin for some 30 ms
+            after each call, on the CPUs that another engine of this process needs.
 
     Raises:
         EngineError: onnxruntime is missing, refused, or lacks the variant's provider.
@@ -36,7 +43,7 @@ def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "OnnxEngine":
     sessions: dict[str, Any] = {}
     for name in sorted({program.file for program in variant.programs.values()}):
         model = bundle.file_path(name) or bundle.read(name)
-        sessions[name] = open_session(model, threads, variant.provider, name)
+        sessions[name] = open_session(model, threads, variant.provider, name, not shares_process)
     for program in variant.programs.values():
         _check_ports(sessions[program.file], program)
     return OnnxEngine(variant, threads, sessions)
@@ -60,6 +67,7 @@ class OnnxEngine:
         self.threads = threads
         self._programs = variant.programs
         self._sessions = sessions
+        self._max_waste = max_waste(variant, platform.machine())
 
     def run(self, program: str, inputs: Mapping[str, Any]) -> Arrays:
         """Named arrays in, named arrays out; absent inputs take their port's default.
@@ -80,10 +88,7 @@ class OnnxEngine:
         try:
             values = session.run(names, arrays)
         except Exception as error:  # onnxruntime's own classes have no public name
-            raise InputError(
-                f"onnxruntime cannot run these inputs: {_last_sentence(error)}",
-                hint="use ids of the model's own tokenizer, and no more tokens than it takes",
-            ) from None
+            raise _failed(error) from None
         return {
             port.name: np.asarray(value, dtype=port.dtype)
             for port, value in zip(chosen.outputs, values, strict=True)
@@ -104,8 +109,7 @@ class OnnxEngine:
         if "input_ids" not in names:
             raise InputError("this model takes no texts", hint="call run() with its named inputs")
         answers = {port.name: _room(port, batch) for port in program.outputs}
-        waste = 0.1 if "attention_mask" in names else 0.0
-        for rows in length_groups(batch.lengths.tolist(), waste):
+        for rows in length_groups(batch.lengths.tolist(), self._max_waste):
             group = batch.select(rows)
             padded = group.padded(int(group.lengths.max()))
             result = self.run("main", {k: v for k, v in padded.items() if k in names})
@@ -116,6 +120,22 @@ class OnnxEngine:
     def close(self) -> None:
         """Release the models; the engine cannot be used afterwards."""
         self._sessions.clear()
+
+
+def max_waste(variant: Variant, machine: str) -> float:
+    """Largest share of padding in what runs together, 0 where padding could change an answer.
+
+    Where a product has more terms, zeros too, onnxruntime's Arm kernels add them up in another
+    order; rounding to int8 can make cosine 0.9998 of such a last digit (an emulated Cortex-A72,
+    tests/arm/test_answers.py). Its x86 kernels keep the order.
+
+    Args:
+        variant: what runs.
+        machine: ``platform.machine()``.
+    """
+    paddable = any(port.name == "attention_mask" for port in variant.programs["main"].inputs)
+    order_matters = variant.precision == "int8" and machine in ARM_MACHINES
+    return _MAX_WASTE if paddable and not order_matters else 0.0
 
 
 def _room(port: Port, batch: RaggedBatch) -> NDArray[Any]:
@@ -135,6 +155,19 @@ def _put(
     for i, row in enumerate(rows):
         start, stop = int(batch.offsets[row]), int(batch.offsets[row + 1])
         room[start:stop] = result[i, : stop - start]
+
+
+def _failed(error: Exception) -> InputError | EngineError:
+    """InvalidArgument and Fail are about the inputs; anything else is a failure of the engine."""
+    if type(error).__name__ in ("InvalidArgument", "Fail"):
+        return InputError(
+            f"onnxruntime cannot run these inputs: {_last_sentence(error)}",
+            hint="use ids of the model's own tokenizer, and no more tokens than it takes",
+        )
+    return EngineError(
+        f"onnxruntime failed: {_last_sentence(error)}",
+        hint="use another engine, for example --engine numpy; `edgeformer doctor` tests them",
+    )
 
 
 def _last_sentence(error: Exception) -> str:

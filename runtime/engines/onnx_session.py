@@ -8,14 +8,17 @@ import importlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeformer.errors import BundleError, EngineError
+from edgeformer.runtime.cpu import isa_features
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # two distributions of one import name
-_ARM = ("aarch64", "arm64", "armv8l")
+ARM_MACHINES = ("aarch64", "arm64", "armv8l")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -26,30 +29,38 @@ class KnownBad:
         package: name on the package index.
         version: exactly this version.
         machines: values of ``platform.machine()`` it is refused on.
+        lacking: refused where the CPU has not this feature, as /proc/cpuinfo spells it.
         reason: what happens, as it was measured.
     """
 
     package: str
     version: str
     machines: tuple[str, ...]
+    lacking: str
     reason: str
 
 
-KNOWN_BAD = tuple(
+# Measured on emulated CPUs (tests/arm/test_controls.py): Cortex-A53 and A72 die, A76 does not.
+KNOWN_BAD = (
     KnownBad(
-        package,
+        "onnxruntime",
         "1.21.0",
-        _ARM,
-        "it dies with an illegal instruction on Cortex-A72 (Raspberry Pi 4) as soon as it runs",
-    )
-    for package in _PACKAGES
+        ARM_MACHINES,
+        "asimdhp",
+        "importing it kills Python with an illegal instruction on CPUs without half-precision"
+        " arithmetic, such as Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W and 4)",
+    ),
 )
 
 
-def known_bad(package: str, version: str, machine: str) -> str:
+def known_bad(package: str, version: str, machine: str, features: Container[str]) -> str:
     """Why this combination is refused; empty if nothing is known against it."""
     for entry in KNOWN_BAD:
-        if (entry.package, entry.version) == (package, version) and machine in entry.machines:
+        if (
+            (entry.package, entry.version) == (package, version)
+            and machine in entry.machines
+            and entry.lacking not in features
+        ):
             return entry.reason
     return ""
 
@@ -57,14 +68,19 @@ def known_bad(package: str, version: str, machine: str) -> str:
 def refused() -> str:
     """Why the installed onnxruntime must not be imported here; empty if it may be.
 
-    Reads the installed packages' metadata only: the import itself can kill the process.
+    Reads the installed packages' metadata and the CPU's features only: the import itself can
+    kill the process. Without /proc/cpuinfo (not Linux, other wheels) nothing is refused.
     """
+    try:
+        features = isa_features(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
     for package in _PACKAGES:
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-        reason = known_bad(package, version, platform.machine())
+        reason = known_bad(package, version, platform.machine(), features)
         if reason:
             return f"{package} {version} is refused on {platform.machine()}: {reason}"
     return ""
@@ -88,7 +104,9 @@ def import_onnxruntime() -> Any:
         ) from None
 
 
-def open_session(model: Path | bytes, threads: int, provider: str, name: str) -> Any:
+def open_session(
+    model: Path | bytes, threads: int, provider: str, name: str, spinning: bool = True
+) -> Any:
     """An onnxruntime.InferenceSession.
 
     Args:
@@ -96,6 +114,7 @@ def open_session(model: Path | bytes, threads: int, provider: str, name: str) ->
         threads: threads within one operator; operators run one after the other.
         provider: execution provider it must have; empty for the CPU's.
         name: of the file, for messages.
+        spinning: idle threads wait for more work in a loop, which is quicker but takes a CPU.
 
     Raises:
         EngineError: no usable onnxruntime, no such provider here, or a model of a newer format.
@@ -105,7 +124,8 @@ def open_session(model: Path | bytes, threads: int, provider: str, name: str) ->
     chosen = _providers(library, provider)
     source = model if isinstance(model, bytes) else str(model)
     try:
-        session = library.InferenceSession(source, _options(library, threads), providers=chosen)
+        options = _options(library, threads, spinning)
+        session = library.InferenceSession(source, options, providers=chosen)
     except Exception as error:  # onnxruntime's own classes have no public name
         raise _unreadable(error, name, library.__version__) from None
     if provider and provider not in session.get_providers():
@@ -127,12 +147,14 @@ def _providers(library: Any, provider: str) -> list[str]:
     return [*([provider] if provider else []), "CPUExecutionProvider"]
 
 
-def _options(library: Any, threads: int) -> Any:
+def _options(library: Any, threads: int, spinning: bool) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = library.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A memory pattern is planned anew for every input shape and kept: with texts of all lengths
     # that only grows.
     options.enable_mem_pattern = False

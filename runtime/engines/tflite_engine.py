@@ -1,8 +1,10 @@
-"""The ``tflite`` engine: LiteRT or tflite-runtime, one text per call, fixed lengths.
+"""The ``tflite`` engine: LiteRT or tflite-runtime, one text per call.
 
-A .tflite file has one signature per length bucket (``main_32``, ``main_64``, ...), batch 1. A text
-runs in the smallest bucket that holds it, padded with mask 0; so its answer cannot depend on other
-texts. A module without an attention mask cannot be padded: it runs at its example shapes only.
+A .tflite file of layout ``dense`` has one signature (``main``), batch 1, whose inputs are resized
+to each text: no padding, and the weights are packed once. One of layout ``buckets`` has a signature
+per length (``main_32``, ``main_64``, ...): a text runs in the smallest that holds it, padded with
+mask 0. Either way an answer cannot depend on other texts. A module without an attention mask
+cannot be padded: it runs at its example shapes only.
 """
 
 import re
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import BundleError, InputError
+from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.tflite_session import Session, open_session
@@ -23,13 +25,16 @@ Arrays = dict[str, NDArray[Any]]
 _OUTSIDE = re.compile(r"Got (-?\d+), and bounds are \[(\d+), (\d+)\]")
 
 
-def open_engine(bundle: Bundle, variant: Variant, threads: int) -> "TfliteEngine":
+def open_engine(
+    bundle: Bundle, variant: Variant, threads: int, shares_process: bool = False
+) -> "TfliteEngine":
     """Open every file of ``variant``.
 
     Args:
         bundle: its files were checked by the caller.
         variant: of engine ``tflite``.
         threads: most threads one call may use.
+        shares_process: makes no difference: its threads do not spin after a call.
 
     Raises:
         EngineError: no runtime installed, or one that is known to give wrong answers.
@@ -50,6 +55,7 @@ class TfliteEngine:
     def __init__(self, variant: Variant, threads: int, sessions: dict[str, Session]) -> None:
         self.threads = threads
         self._programs = variant.programs
+        self._any_length = variant.layout == "dense"
         self._sessions = sessions
 
     def check(self) -> None:
@@ -60,9 +66,7 @@ class TfliteEngine:
         """
         for program in self._programs.values():
             shapes = self._sessions[program.file].shapes
-            entries = [_entry(program, b) for b in program.buckets] or _example_entries(
-                program, shapes
-            )
+            entries = self._entries(program)
             names = {port.name for port in program.inputs}
             if not entries or any(names != set(shapes.get(entry, ())) for entry in entries):
                 raise BundleError(
@@ -70,11 +74,17 @@ class TfliteEngine:
                     hint="copy the bundle again, or convert again",
                 )
 
+    def _entries(self, program: Program) -> list[str]:
+        if self._any_length:
+            return [program.entry]
+        listed = [_entry(program, bucket) for bucket in program.buckets]
+        return listed or _example_entries(program, self._sessions[program.file].shapes)
+
     def run(self, program: str, inputs: Mapping[str, Any]) -> Arrays:
         """Named arrays in, named arrays out.
 
-        Token models take any batch and any length up to the largest bucket; others exactly the
-        shapes of their examples.
+        Token models take any batch and any length, up to the largest bucket where there are
+        buckets; others exactly the shapes of their examples.
 
         Raises:
             InputError: inputs that do not fit the program's ports, or are too long.
@@ -85,7 +95,7 @@ class TfliteEngine:
             raise InputError(f"no program {program!r}", hint=f"this model has: {known}")
         chosen = self._programs[program]
         arrays = complete_inputs(chosen.inputs, inputs)
-        if not chosen.buckets:
+        if not (chosen.buckets or self._any_length):
             return self._run_example_shape(chosen, arrays)
         rows = _size(chosen.inputs, arrays, "batch")
         length = _size(chosen.inputs, arrays, "sequence")
@@ -96,7 +106,7 @@ class TfliteEngine:
         return {name: np.concatenate([empty[name], *(a[name] for a in answers)]) for name in empty}
 
     def encode(self, batch: RaggedBatch) -> Arrays:
-        """Run ``main`` on each text in the smallest bucket that holds it.
+        """Run ``main`` on each text, at its own length or in the smallest bucket that holds it.
 
         Raises:
             InputError: a text is longer than the largest bucket, or ``main`` takes no texts.
@@ -104,7 +114,7 @@ class TfliteEngine:
         """
         program = self._programs["main"]
         names = {port.name for port in program.inputs}
-        if not program.buckets or "input_ids" not in names:
+        if not (program.buckets or self._any_length) or "input_ids" not in names:
             raise InputError("this model takes no texts", hint="call run() with its named inputs")
         parts = {port.name: [_nothing(port)] for port in program.outputs}
         for i in range(len(batch)):
@@ -126,7 +136,8 @@ class TfliteEngine:
 
     def _run_row(self, program: Program, arrays: Arrays, length: int) -> Arrays:
         """One text of ``length`` tokens, padded to its bucket, its answer cut back."""
-        bucket = next((b for b in program.buckets if b >= length), None)
+        lengths = (max(length, 1),) if self._any_length else program.buckets
+        bucket = next((b for b in lengths if b >= length), None)
         if bucket is None:
             raise InputError(
                 f"an input of {length} tokens is longer than this file's largest length,"
@@ -158,7 +169,11 @@ def _call(session: Session, entry: str, arrays: Arrays) -> Arrays:
     except (RuntimeError, ValueError) as error:
         outside = _OUTSIDE.findall(str(error))  # the message also repeats those of earlier calls
         if not outside:
-            raise InputError(f"TFLite cannot run these inputs: {str(error)[-200:]}") from None
+            raise EngineError(
+                f"TFLite failed: {str(error)[-200:]}",
+                hint="use another engine, for example --engine numpy; `edgeformer doctor` tests"
+                " them",
+            ) from None
         found, first, last = outside[-1]
         raise InputError(
             f"an id is {found}, outside the model's table of {first} to {last}",

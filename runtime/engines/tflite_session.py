@@ -50,13 +50,13 @@ KNOWN_BAD = (
     KnownBad(
         "tflite-runtime",
         "2.14.",
-        "it was built for numpy 1 and dies when a model is opened under numpy 2",
+        "it was built for numpy 1 and cannot open a model under numpy 2",
         numpy_major=2,
     ),
     KnownBad(
         "tflite-runtime",
         "2.14.",
-        "it gives wrong answers (cosine 0.1 to 0.4) for weights quantized per channel",
+        "it gives wrong answers, often the same for every input, to files of int8 weights",
         precision="int8",
     ),
 )

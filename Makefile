@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup test test-slow test-arm bench demo lint format wheel clean
+.PHONY: setup test test-slow test-arm arm-instructions bench demo lint format wheel clean
 
 setup: $(VENV)/.ready
 
@@ -39,9 +39,14 @@ BOARD :=
 test-arm: setup
 	$(BIN)/python -m pytest -m arm $(if $(BOARD),-k "$(BOARD)")
 
+# Instructions per answer on those boards against the committed ones (docs/instructions.md)
+arm-instructions: setup
+	$(BIN)/python -m benchmarks.arm_instructions --check $(if $(BOARD),--board "$(BOARD)")
+
 bench: setup
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 
 DEMO := demo
 demo: setup

@@ -202,3 +202,11 @@ BOARDS = (
     Board("arm1176", "bookworm-armel", blas=REFERENCE_BLAS),
     Board("haswell", HOST),
 )
+
+# What must fail there does: tests/arm/test_controls.py.
+CONTROLS = (
+    Board("cortex-a53", "bookworm", ("onnxruntime1210",)),
+    Board("cortex-a72", "bookworm", ("onnxruntime1210",)),
+    Board("cortex-a76", "bookworm", ("onnxruntime1210",)),
+    Board("cortex-a72", "bookworm", ("tflite-runtime", "numpy2")),
+)

@@ -9,6 +9,7 @@ maintainer script runs, so links that those would make (``libblas.so.3``) do not
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,14 @@ def unpack(packages: Packages, folder: Path) -> None:
     Raises:
         EmulatorError: a package does not exist or cannot be downloaded.
     """
-    state = folder.with_name(folder.name + ".apt")
-    shutil.rmtree(state, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=folder.parent) as state:
+        _unpack(packages, folder, Path(state))
+    for name in _UNUSED:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _unpack(packages: Packages, folder: Path, state: Path) -> None:
+    """``state`` is an empty folder for apt-get."""
     for name in ("lists/partial", "archives/partial", "parts"):
         (state / name).mkdir(parents=True)
     (state / "status").touch()
@@ -83,9 +90,6 @@ def unpack(packages: Packages, folder: Path) -> None:
     folder.mkdir(parents=True)
     for archive in sorted((state / "archives").glob("*.deb")):
         _output("dpkg-deb", "-x", str(archive), str(folder))
-    shutil.rmtree(state)
-    for name in _UNUSED:
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _options(architecture: str, state: Path) -> list[str]:

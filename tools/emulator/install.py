@@ -11,6 +11,7 @@ it, so that a program which starts Python again (as the doctor does) gets the sa
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ _LAUNCHER = """#!/bin/sh
 exec {qemu} -0 "$0" -cpu {model} -L {view} \\
   -U LD_PRELOAD -U OPENBLAS_CORETYPE -U PYTHONDONTWRITEBYTECODE \\
   -E PYTHONHOME={home} -E PYTHONNOUSERSITE=1 {libraries} \\
-  -E PYTHONPATH="{sites}${{PYTHONPATH:+:$PYTHONPATH}}" {python} "$@"
+  -E PYTHONPATH={path} {python} "$@"
 """
 
 
@@ -75,29 +76,30 @@ def install(board: Board) -> Path:
         EmulatorError: a package or wheel cannot be had; nothing half-made is left.
     """
     cpu = CPUS[board.cpu]
-    qemu = install_qemu(cpu.qemu)
     folder = cache_folder() / "boards" / board.name
     root = None if board.userland == HOST else _userland(board.userland)
-    view = _view(folder / "root", cpu, root)
-    started = _host_python() if root is None else _board_python(board, root)
-    text = _LAUNCHER.format(qemu=qemu, model=cpu.model, view=view, **started)
+    fields = {
+        "qemu": shlex.join(install_qemu(cpu.qemu)),
+        "model": cpu.model,
+        "view": shlex.quote(str(folder / "root")),
+        **(_host_python() if root is None else _board_python(board, root)),
+    }
     launcher = folder / "bin" / "python3"
-    if not launcher.is_file() or launcher.read_text(encoding="utf-8") != text:
-        launcher.parent.mkdir(exist_ok=True)
-        launcher.write_text(text, encoding="utf-8")
-        launcher.chmod(0o755)
+    with _locked(folder):
+        _make_view(folder / "root", cpu, root)
+        _write(launcher, _LAUNCHER.format(**fields), 0o755)
     return launcher
 
 
-def install_qemu(program: str) -> str:
-    """Unpack qemu, and return the command line that starts ``program`` with its own libraries."""
+def install_qemu(program: str) -> list[str]:
+    """Unpack qemu, and return the command that starts ``program`` with its own libraries."""
     packages = Packages(debian.host_architecture(), QEMU_SUITE, QEMU_PACKAGES)
     folder = cache_folder() / "qemu"
     _once(folder, repr((packages, QEMU_PROGRAMS)), lambda made: _unpack_qemu(packages, made))
     triplet = _TRIPLETS[packages.architecture]
     libraries = f"{folder}/lib/{triplet}:{folder}/usr/lib/{triplet}"
     loader = folder / "lib" / _LOADERS[packages.architecture]
-    return f"{loader} --library-path {libraries} {folder}/usr/bin/{program}"
+    return [str(loader), "--library-path", libraries, f"{folder}/usr/bin/{program}"]
 
 
 def _unpack_qemu(packages: Packages, folder: Path) -> None:
@@ -119,25 +121,32 @@ def pinned(requirement: str) -> str:
 
 
 def _board_python(board: Board, root: Path) -> dict[str, str]:
-    """The launcher's fields for a Python of Debian's."""
+    """The launcher's fields for a Python of Debian's, as a shell reads them."""
     triplet = USERLANDS[board.userland].triplet
     libraries = ":".join(map(str, _libraries(root, triplet, board.blas)))
     return {
-        "python": f"{root}/usr/bin/python3",
-        "home": f"{root}/usr",
-        "libraries": f"-E LD_LIBRARY_PATH={libraries}",
-        "sites": ":".join(str(_wheels(board.userland, site)) for site in board.sites),
+        "python": shlex.quote(f"{root}/usr/bin/python3"),
+        "home": shlex.quote(f"{root}/usr"),
+        "libraries": f"-E LD_LIBRARY_PATH={shlex.quote(libraries)}",
+        "path": _path([_wheels(board.userland, site) for site in board.sites]),
     }
 
 
 def _host_python() -> dict[str, str]:
     """The launcher's fields for the Python that runs this, with all it has installed."""
     return {
-        "python": str(Path(sys.executable).resolve()),
-        "home": sys.base_prefix,
+        "python": shlex.quote(str(Path(sys.executable).resolve())),
+        "home": shlex.quote(sys.base_prefix),
         "libraries": "",
-        "sites": sysconfig.get_path("purelib"),
+        "path": _path([Path(sysconfig.get_path("purelib"))]),
     }
+
+
+def _path(folders: list[Path]) -> str:
+    """PYTHONPATH: the folders, then the caller's. An empty part would be the working folder."""
+    if not folders:
+        return '"$PYTHONPATH"'
+    return shlex.quote(":".join(map(str, folders))) + '"${PYTHONPATH:+:$PYTHONPATH}"'
 
 
 def _userland(name: str) -> Path:
@@ -169,9 +178,9 @@ def _wheels(name: str, site: str) -> Path:
     return folder
 
 
-def _view(view: Path, cpu: Cpu, root: Path | None) -> Path:
+def _make_view(view: Path, cpu: Cpu, root: Path | None) -> None:
     """What qemu shows instead of the host's files: the userland, and the CPU's /proc/cpuinfo."""
-    (view / "proc").mkdir(parents=True, exist_ok=True)
+    view.mkdir(parents=True, exist_ok=True)
     for entry in root.iterdir() if root else ():
         link = view / entry.name
         if entry.name.startswith(_SYSTEM_FOLDERS) and not link.is_symlink():
@@ -181,8 +190,7 @@ def _view(view: Path, cpu: Cpu, root: Path | None) -> Path:
         "".join(f"{key}\t: {value}\n" for key, value in (("processor", n), *cpu.cpuinfo))
         for n in processors
     ]
-    (view / "proc" / "cpuinfo").write_text("\n".join(lines), encoding="utf-8")
-    return view
+    _write(view / "proc" / "cpuinfo", "\n".join(lines), 0o644)
 
 
 def _libraries(root: Path, triplet: str, blas: str) -> list[Path]:
@@ -191,6 +199,17 @@ def _libraries(root: Path, triplet: str, blas: str) -> list[Path]:
         root / "usr/lib" / triplet / name for name in dict.fromkeys((blas, "blas", "lapack"))
     ]
     return [*folders, root / "lib" / triplet, root / "usr/lib" / triplet]
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """All at once, and only what is new: a guest may be reading it just now."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.chmod(mode)
+    unfinished.replace(path)
 
 
 @contextmanager
@@ -210,6 +229,7 @@ def _once(folder: Path, made_from: str, build: Callable[[Path], None]) -> None:
         if folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == digest:
             return
         unfinished = folder.with_name(folder.name + ".unfinished")
+        stamp.unlink(missing_ok=True)
         for old in (folder, unfinished):
             shutil.rmtree(old, ignore_errors=True)
         try:

@@ -81,6 +81,8 @@ attempts |= {
     "not a text": lambda: model.classify(7),  # type: ignore[call-overload]
     "wrong task": lambda: model.embed("good"),
     "unknown id": lambda: model.run(input_ids=[[1, 2, 10_000_000]]),
+    "huge id": lambda: model.run(input_ids=[[1, 2**40]]),
+    "negative id": lambda: model.run(input_ids=[[1, -1]]),
     "unknown input": lambda: model.run(pixels=[[1]]),
 }
 found = {}

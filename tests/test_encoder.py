@@ -3,6 +3,7 @@
 The oracle is transformers, with every tensor random, on padded batches.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeformer.errors import ModelError, UsageError
+from edgeformer.models.assemble import assemble
 from edgeformer.models.attention import additive_mask
-from edgeformer.models.bert import bert_encoder_config, build_bert
 from edgeformer.models.config import ACTIVATIONS, EncoderConfig
 from edgeformer.models.encoder import Encoder
 from edgeformer.models.heads import EmbeddingModel, pool
+from edgeformer.models.norms import make_norm
+from edgeformer.models.sentence_folder import SentenceSettings
 from tests.tiny_models import randomise, tiny_model
 
 SMALL = EncoderConfig(
@@ -52,9 +55,8 @@ def assert_equal_to(ours: torch.Tensor, reference: torch.Tensor) -> None:
 def ours_from(model: Any, task: str, pooling: str = "mean", normalized: bool = False) -> Any:
     """Our model with the weights and the settings of one of transformers."""
     tensors = {name: tensor.float() for name, tensor in model.state_dict().items()}
-    config = bert_encoder_config(model.config.to_dict())
-    module, _ = build_bert(config, tensors, task, pooling, normalized)
-    return module
+    pooled = SentenceSettings(Path(), pooling, normalized, max_length=None, lowercases=False)
+    return assemble(model.config.to_dict(), tensors, task, pooled).module
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -183,6 +185,44 @@ def test_an_encoder_without_token_types_has_no_such_input() -> None:
         assert_equal_to(without(**batch), expected)
 
 
+def test_types_that_are_not_given_are_type_zero() -> None:
+    encoder = Encoder(SMALL).eval()
+    randomise(encoder, 0)
+    batch = padded_batch(40, (7, 3))
+    with torch.no_grad():
+        zeros = encoder(**{**batch, "token_type_ids": torch.zeros_like(batch["input_ids"])})
+        del batch["token_type_ids"]
+        assert torch.allclose(encoder(**batch), zeros, atol=1e-6)
+
+
+def test_layers_of_one_group_run_the_same_weights() -> None:
+    """Layers 0 and 2 share a group: the same as four layers of which two are equal."""
+    sizes = {"num_heads": (4,) * 4, "intermediate_sizes": (32,) * 4}
+    tied = Encoder(EncoderConfig(**{**vars(SMALL), **sizes, "layer_groups": (0, 1, 0, 2)})).eval()
+    assert len(tied.layers) == 3
+    randomise(tied, 0)
+    plain = Encoder(EncoderConfig(**{**vars(SMALL), **sizes})).eval()
+    plain.embeddings.load_state_dict(tied.embeddings.state_dict())
+    for layer, group in zip(plain.layers, (0, 1, 0, 2), strict=True):
+        layer.load_state_dict(tied.layers[group].state_dict())
+    batch = padded_batch(40, (7, 3))
+    with torch.no_grad():
+        assert torch.equal(tied(**batch), plain(**batch))
+
+
+def test_norms() -> None:
+    hidden = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0))
+    for kind in ("layer_norm", "no_norm", "rms_norm"):
+        norm = make_norm(kind, 16, 1e-3)
+        randomise(norm, 1)
+        weight, bias = norm.weight, getattr(norm, "bias", 0.0)
+        centred = hidden - hidden.mean(-1, keepdim=True) if kind == "layer_norm" else hidden
+        scale = (
+            1.0 if kind == "no_norm" else (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+        )
+        assert torch.allclose(norm(hidden), centred / scale * weight + bias, atol=1e-5)
+
+
 def test_positions_count_up_from_the_first_one() -> None:
     config = EncoderConfig(**{**vars(SMALL), "position_start": 2})
     encoder = Encoder(config).eval()
@@ -260,6 +300,17 @@ def test_attention_is_exported_in_the_order_that_the_converters_know() -> None:
         ({"num_heads": (4,)}, "layers"),
         ({"activation": "softplus"}, "softplus"),
         ({"position_start": 24}, "at least 1"),
+        ({"norm": "batch_norm"}, "batch_norm"),
+        ({"embedding_size": 8}, "embedding_projection"),
+        ({"trigram": True, "embedding_projection": "sum"}, "trigrams"),
+        ({"pre_norm": True, "bottleneck_size": 8}, "pre_norm"),
+        ({"layer_scale": True}, "pre_norm"),
+        ({"layer_groups": (0,)}, "layer_groups"),
+        ({"layer_groups": (1, 0)}, "layer_groups"),
+        ({"layer_groups": (0, 0), "num_heads": (4, 2)}, "share weights"),
+        ({"relative_buckets": 32, "num_heads": (4, 2)}, "relative positions"),
+        ({"stacked_ffns": 2}, "4 feed-forward blocks"),
+        ({"image_size": 8, "patch_size": 4}, "positions"),
     ],
 )
 def test_settings_that_make_no_encoder_are_refused(change: dict[str, Any], word: str) -> None:

@@ -80,7 +80,10 @@ HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "tokenizers", "ai_edge_
         ("import edgeformer.device_profiles.profile", HEAVY | {"numpy", "click"}),
         ("import edgeformer.runtime.engines.numpy_engine", HEAVY | {"click", "scipy"}),
         ("import edgeformer.cli", HEAVY | {"scipy"}),
-        ("import edgeformer.benchmarking, edgeformer.doctor", HEAVY | {"click", "scipy"}),
+        (
+            "import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning",
+            HEAVY | {"click", "scipy"},
+        ),
     ],
 )
 def test_the_device_side_imports_numpy_at_most(statement: str, forbidden: set[str]) -> None:
@@ -99,7 +102,7 @@ def hook(event, args):
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 import edgeformer, edgeformer.cli, edgeformer.runtime, edgeformer.pipeline
-import edgeformer.benchmarking, edgeformer.doctor
+import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

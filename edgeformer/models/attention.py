@@ -34,27 +34,50 @@ class Attention(nn.Module):
     """Self-attention of one layer.
 
     Args:
-        hidden_size: width of the hidden states.
+        query_size: width of what query and key read.
+        value_size: width of what the value reads.
+        output_size: width of the result.
         num_heads: heads of this layer.
-        head_dim: width of one head; num_heads * head_dim may be smaller than hidden_size.
+        head_dim: width of one head; num_heads * head_dim may be smaller than the widths.
+        qkv_bias: query, key and value have biases.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        query_size: int,
+        value_size: int,
+        output_size: int,
+        num_heads: int,
+        head_dim: int,
+        qkv_bias: bool = True,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.query = nn.Linear(hidden_size, num_heads * head_dim)
-        self.key = nn.Linear(hidden_size, num_heads * head_dim)
-        self.value = nn.Linear(hidden_size, num_heads * head_dim)
-        self.output = nn.Linear(num_heads * head_dim, hidden_size)
+        self.query = nn.Linear(query_size, num_heads * head_dim, bias=qkv_bias)
+        self.key = nn.Linear(query_size, num_heads * head_dim, bias=qkv_bias)
+        self.value = nn.Linear(value_size, num_heads * head_dim, bias=qkv_bias)
+        self.output = nn.Linear(num_heads * head_dim, output_size)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Float (batch, sequence, hidden) and the additive mask to (batch, sequence, hidden)."""
-        batch, length, _ = hidden.shape
+    def forward(
+        self, queries: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mix the values of all tokens by how well query and key agree.
+
+        Args:
+            queries: float (batch, sequence, query_size), read by query and key.
+            values: float (batch, sequence, value_size); the same tensor but in a bottleneck.
+            mask: added to the scores, (batch or 1, heads or 1, query or 1, key); None without
+                padding.
+
+        Returns:
+            float (batch, sequence, output_size).
+        """
+        batch, length, _ = queries.shape
         split = (batch, length, self.num_heads, self.head_dim)
-        query = self.query(hidden).view(split).transpose(1, 2)
-        key = self.key(hidden).view(split).transpose(1, 2)
-        value = self.value(hidden).view(split).transpose(1, 2)
+        query = self.query(queries).view(split).transpose(1, 2)
+        key = self.key(queries).view(split).transpose(1, 2)
+        value = self.value(values).view(split).transpose(1, 2)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         merged = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim)
         output: torch.Tensor = self.output(merged)

@@ -4,30 +4,34 @@
     loaded.module(**inputs)["logits"]          # inputs: loaded.input_names, int64 (batch, sequence)
 
 Reads config.json, the weights, tokenizer.json and the settings beside them. No network, and code
-in the folder never runs. BERT and MiniLM become our own modules, other encoders go through
-transformers; docs/models.md says which checkpoints load how.
+in the folder never runs. Families with a name table become our own Encoder, other encoders go
+through transformers; docs/models.md says which checkpoints load how.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from edgeformer.errors import EngineError, ModelError
-from edgeformer.models.bert import bert_encoder_config, build_bert
+from edgeformer.errors import ModelError
+from edgeformer.models.assemble import Assembled, assemble, check_known
+from edgeformer.models.build import HeadConfig
 from edgeformer.models.model_folder import (
+    ANSWER_ENDS,
     check_folder,
     check_task,
     read_config,
     read_labels,
     read_max_length,
+    read_optional_json,
     read_problem_type,
     read_task,
 )
+from edgeformer.models.own_folder import OWN_TYPE, read_own
 from edgeformer.models.sentence_folder import SentenceSettings, read_sentence_settings
 from edgeformer.models.tokenizer_file import lowercases, read_tokenizer
-from edgeformer.models.weights import Tensors, count_parameters, read_weights
+from edgeformer.models.weights import count_parameters, read_weights
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,24 @@ class LoadedModel:
     Attributes:
         module: in eval mode; ``module(**inputs)`` returns ``{"embedding": float (batch, hidden)}``,
             or ``{"logits": ...}``, float (batch, classes) or (batch, sequence, classes).
-        input_names: names of the inputs in call order, each int64 (batch, sequence).
+        input_names: names of the inputs in call order, each int64 (batch, sequence), or
+            ``pixel_values``, float32 (batch, channels, height, width).
         position_start: position id of a text's first token.
         name: name of the folder.
         family: model_type of config.json.
-        task: ``embedding``, ``classification`` or ``token-classification``.
-        labels: names of the classes in order of the logits; empty for embeddings.
+        task: one of ``model_folder.TASKS``.
+        labels: names of the classes in order of the logits; empty for embeddings and for the
+            vocabulary of ``fill-mask``; ``start``, ``end`` for ``question-answering``.
         problem_type: ``single_label``, ``multi_label`` or ``regression``; only for classification.
         pooling: ``mean`` or ``cls``; only for embeddings.
         normalized: True if embeddings have unit length.
-        max_length: most tokens of one text, special tokens included.
+        max_length: most tokens of one text, special tokens included; 0 for images.
         parameters: trained values in the checkpoint, a head that the task leaves out included,
             shared ones counted once: the number under which the model is known.
-        tokenizer_json: contents of tokenizer.json without truncation and padding.
+        tokenizer_json: contents of tokenizer.json without truncation and padding; None for images.
+        head: settings of the head.
+        tokenizer_settings: contents of tokenizer_config.json.
+        image_settings: contents of preprocessor_config.json: how images are scaled.
         notices: sentences that a user should read, empty if all was as expected.
     """
 
@@ -66,19 +75,9 @@ class LoadedModel:
     max_length: int
     parameters: int
     tokenizer_json: bytes | None
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Built:
-    """A module, and what only its making tells. ``positions`` None: no table limits a text."""
-
-    module: nn.Module
-    input_names: tuple[str, ...]
-    vocab_size: int
-    position_start: int
-    positions: int | None
-    classes: int
+    head: HeadConfig
+    tokenizer_settings: dict[str, Any] = field(default_factory=dict)
+    image_settings: dict[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
 
@@ -94,8 +93,7 @@ def load_checkpoint(folder: Path, *, task: str | None = None) -> LoadedModel:
     Args:
         folder: Hugging Face folder (config.json, weights, tokenizer) or sentence-transformers one
             (modules.json).
-        task: ``embedding``, ``classification`` or ``token-classification``; None takes the task
-            that the checkpoint was saved for.
+        task: one of ``model_folder.TASKS``; None takes the task that the checkpoint was saved for.
 
     Raises:
         UsageError: the folder does not exist or is a file, or there is no such task.
@@ -109,91 +107,59 @@ def load_checkpoint(folder: Path, *, task: str | None = None) -> LoadedModel:
     sentence = read_sentence_settings(folder)
     checkpoint = sentence.checkpoint if sentence else folder
     config = read_config(checkpoint)
-    task = task or read_task(config, sentence is not None)
-    family = str(config["model_type"])
-    pooling = sentence.pooling if sentence else "mean"
-    normalized = sentence.normalized if sentence else True
-    _check_known(family)
+    task = task or _saved_task(config, sentence)
+    check_known(config)
     tensors = read_weights(checkpoint)
-    built = _build(family, config, tensors, task, pooling, normalized)
-    tokenizer_json, notices = read_tokenizer(checkpoint, family, built.vocab_size)
-    limit = sentence.max_length if sentence else None
-    max_length, length_notice = read_max_length(checkpoint, built.positions, limit)
-    labels, labels_notice = read_labels(config, built.classes) if built.classes else ((), "")
-    notices += (*built.notices, length_notice, labels_notice, _code_notice(config))
-    notices += _embedding_notices(sentence, tokenizer_json) if task == "embedding" else ()
+    made = assemble(config, tensors, task, sentence)
+    labels, labels_notice = _labels(config, made.head)
+    tokenizer_json, max_length, text_notices = _texts(checkpoint, made, sentence)
+    notices = (*made.notices, *text_notices, labels_notice, _code_notice(config))
     embeds = task == "embedding"
     return LoadedModel(
-        module=built.module,
-        input_names=built.input_names,
-        position_start=built.position_start,
+        module=made.module,
+        input_names=made.input_names,
+        position_start=made.position_start,
         name=folder.resolve().name,
-        family=family,
+        family=made.family,
         task=task,
         labels=labels,
         problem_type=read_problem_type(config, len(labels)) if task == "classification" else "",
-        pooling=pooling if embeds else "",
-        normalized=normalized and embeds,
+        pooling=made.head.pooling if embeds else "",
+        normalized=made.head.normalized and embeds,
         max_length=max_length,
         parameters=count_parameters(tensors),
         tokenizer_json=tokenizer_json,
+        head=made.head,
+        tokenizer_settings=read_optional_json(checkpoint / "tokenizer_config.json"),
+        image_settings=read_optional_json(checkpoint / "preprocessor_config.json"),
         notices=tuple(notice for notice in notices if notice),
     )
 
 
-def _check_known(family: str) -> None:
-    """Families are checked before weights are read, so that the first error is the real one."""
-    if family != "bert":
-        _transformers_family().check_family(family)
+def _saved_task(config: dict[str, Any], sentence: SentenceSettings | None) -> str:
+    if config["model_type"] == OWN_TYPE:
+        return read_own(config)[1].task
+    return read_task(config, sentence is not None)
 
 
-def _build(
-    family: str, config: dict[str, Any], tensors: Tensors, task: str, pooling: str, normalized: bool
-) -> _Built:
-    if family == "bert":
-        if config.get("is_decoder"):
-            raise ModelError(
-                "this BERT was saved as a decoder (is_decoder), and generative decoding is out of"
-                " scope",
-                hint="pass an encoder",
-            )
-        settings = bert_encoder_config(config)
-        module, classes = build_bert(settings, tensors, task, pooling, normalized)
-        return _Built(
-            module=module,
-            input_names=settings.input_names,
-            vocab_size=settings.vocab_size,
-            position_start=settings.position_start,
-            positions=settings.usable_positions,
-            classes=classes,
-        )
-    wrapped, classes, notices = _transformers_family().build_transformers(
-        config, tensors, task, pooling, normalized
-    )
-    start = wrapped.call.position_start or 0
-    family_config: Any = wrapped.model.config
-    table = getattr(family_config, "max_position_embeddings", None)
-    return _Built(
-        module=wrapped,
-        input_names=wrapped.input_names,
-        vocab_size=family_config.vocab_size,
-        position_start=start,
-        positions=table - start if isinstance(table, int) and table > start else None,
-        classes=classes,
-        notices=notices,
-    )
+def _labels(config: dict[str, Any], head: HeadConfig) -> tuple[tuple[str, ...], str]:
+    if head.task == "question-answering":
+        return ANSWER_ENDS, ""
+    return read_labels(config, head.num_labels) if head.num_labels else ((), "")
 
 
-def _transformers_family() -> Any:
-    """The module behind the other families, imported late: transformers takes seconds."""
-    try:
-        from edgeformer.models import transformers_family
-    except ImportError as error:
-        raise EngineError(
-            f"a model of another family than BERT needs the package transformers: {error}",
-            hint='pip install "edgeformer[convert]"',
-        ) from None
-    return transformers_family
+def _texts(
+    checkpoint: Path, made: Assembled, sentence: SentenceSettings | None
+) -> tuple[bytes | None, int, tuple[str, ...]]:
+    """Tokenizer, longest text and notices; a model of images has no tokenizer."""
+    if "pixel_values" in made.input_names:
+        return None, 0, ()
+    tokenizer_json, notices = read_tokenizer(checkpoint, made.family, made.vocab_size)
+    limit = sentence.max_length if sentence else None
+    max_length, length_notice = read_max_length(checkpoint, made.positions, limit)
+    embeds = made.head.task == "embedding"
+    notices += _embedding_notices(sentence, tokenizer_json) if embeds else ()
+    return tokenizer_json, max_length, (*notices, length_notice)
 
 
 def _code_notice(config: dict[str, Any]) -> str:

@@ -15,16 +15,22 @@ import torch.nn.functional as F
 
 from edgeformer.errors import ModelError
 
-# Both spellings of the tanh approximation appear in checkpoints; the formula is one.
+# Several spellings of one formula appear in checkpoints.
 _tanh_gelu = functools.partial(F.gelu, approximate="tanh")
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
+    "gelu_python": F.gelu,
     "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
     "gelu_pytorch_tanh": _tanh_gelu,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
+    "tanh": torch.tanh,
 }
+NORMS = ("layer_norm", "no_norm", "rms_norm")
+EMBEDDING_PROJECTIONS = ("none", "tokens", "sum")
+BOTTLENECK_READERS = ("query_key", "all", "none")
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,39 @@ class EncoderConfig:
     """Everything that decides the shape and the arithmetic of an ``Encoder``.
 
     Attributes:
-        vocab_size: rows of the token table.
+        vocab_size: rows of the token table; 0 for an encoder of images.
         hidden_size: width of the hidden states.
         num_heads: attention heads of each layer; its length is the number of layers.
         head_dim: width of one head; heads * head_dim need not be hidden_size.
-        intermediate_sizes: width inside the feed-forward block of each layer.
+        intermediate_sizes: width inside each feed-forward block, layer by layer: one number for a
+            layer, or ``stacked_ffns`` numbers.
         max_positions: rows of the position table.
         type_vocab_size: rows of the token-type table; 0 for an encoder without one.
         position_start: position id of the first token (RoBERTa: 2, BERT: 0).
         activation: a key of ``ACTIVATIONS``.
-        layer_norm_eps: added to the variance in every layer normalisation.
+        layer_norm_eps: added to the variance in every normalisation.
+        task_type_vocab_size: rows of the task table (ERNIE); 0 without one.
+        embedding_size: width of the token table; 0 for hidden_size.
+        embedding_projection: what goes from embedding_size to hidden_size: ``none``; the ``sum``
+            of all tables after its norm (ALBERT, ELECTRA); the ``tokens`` alone (MobileBERT).
+        trigram: a token is looked up together with its two neighbours (MobileBERT).
+        norm: ``layer_norm``, ``no_norm`` (a scale and a shift, MobileBERT) or ``rms_norm``.
+        pre_norm: normalise what a block reads (ViT), not what it adds up to (BERT).
+        layer_scale: multiply what a block adds by a trained vector (DINOv2); with ``pre_norm``.
+        qkv_bias: query, key and value have biases.
+        bottleneck_size: width inside a layer, narrower than between layers; 0 for the same.
+        bottleneck_readers: who reads the narrowed states: ``query_key``, ``all`` or ``none``.
+        stacked_ffns: feed-forward blocks of one layer.
+        layer_groups: for each layer the number of the weights that it uses, counting up from 0
+            (ALBERT: all 0); empty if every layer has its own.
+        relative_buckets: rows of the table of relative positions (MPNet); 0 without one.
+        image_size: height and width of an image in pixels; 0 for an encoder of text.
+        patch_size: height and width of a patch.
+        num_channels: colours of an image.
+        distilled: a second token before the patches, for the teacher's answer (DeiT).
 
     Raises:
-        ModelError: sizes that are not positive, tuples of unequal length, unknown activation.
+        ModelError: settings that make no encoder.
     """
 
     vocab_size: int
@@ -57,26 +83,124 @@ class EncoderConfig:
     position_start: int = 0
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
+    task_type_vocab_size: int = 0
+    embedding_size: int = 0
+    embedding_projection: str = "none"
+    trigram: bool = False
+    norm: str = "layer_norm"
+    pre_norm: bool = False
+    layer_scale: bool = False
+    qkv_bias: bool = True
+    bottleneck_size: int = 0
+    bottleneck_readers: str = "query_key"
+    stacked_ffns: int = 1
+    layer_groups: tuple[int, ...] = ()
+    relative_buckets: int = 0
+    image_size: int = 0
+    patch_size: int = 0
+    num_channels: int = 3
+    distilled: bool = False
 
     def __post_init__(self) -> None:
-        sizes = (self.vocab_size, self.hidden_size, self.head_dim)
-        if min(*sizes, *self.num_heads, *self.intermediate_sizes, self.usable_positions) < 1:
+        self._check_choices()
+        self._check_sizes()
+        self._check_combinations()
+        self._check_groups()
+
+    def _check_choices(self) -> None:
+        choices = (
+            ("activation", self.activation, tuple(ACTIVATIONS)),
+            ("norm", self.norm, NORMS),
+            ("embedding_projection", self.embedding_projection, EMBEDDING_PROJECTIONS),
+            ("bottleneck_readers", self.bottleneck_readers, BOTTLENECK_READERS),
+        )
+        for field, value, known in choices:
+            if value not in known:
+                raise ModelError(
+                    f"{field} {value!r} is not supported",
+                    hint=f"the encoder has: {', '.join(known)}",
+                )
+
+    def _check_sizes(self) -> None:
+        sizes = (self.hidden_size, self.head_dim, self.stacked_ffns, self.usable_positions)
+        stem = self.num_patches if self.image_size else self.vocab_size
+        if min(*sizes, stem, *self.num_heads, *self.intermediate_sizes) < 1:
             raise ModelError(f"an encoder needs sizes of at least 1: {self}")
-        if len(self.num_heads) != len(self.intermediate_sizes):
+        blocks = self.num_layers * self.stacked_ffns
+        if len(self.intermediate_sizes) != blocks:
             raise ModelError(
-                f"the encoder has {len(self.num_heads)} layers by num_heads and"
-                f" {len(self.intermediate_sizes)} by intermediate_sizes"
+                f"the encoder has {self.num_layers} layers by num_heads, so {blocks} feed-forward"
+                f" blocks, and intermediate_sizes has {len(self.intermediate_sizes)} widths"
             )
-        if self.activation not in ACTIVATIONS:
+        if self.image_size and self.max_positions != self.num_patches + self.prefix_tokens:
             raise ModelError(
-                f"activation {self.activation!r} is not supported",
-                hint=f"the encoder has: {', '.join(ACTIVATIONS)}",
+                f"{self.num_patches} patches and {self.prefix_tokens} tokens before them need as"
+                f" many positions, not {self.max_positions}"
             )
+
+    def _check_combinations(self) -> None:
+        other_width = self.trigram or self.token_size != self.hidden_size
+        if other_width and self.embedding_projection == "none":
+            raise ModelError(
+                "a token table of another width than hidden_size, or trigrams, need an"
+                " embedding_projection"
+            )
+        if self.trigram and self.embedding_projection != "tokens":
+            raise ModelError("trigrams need the embedding_projection 'tokens'")
+        if self.pre_norm and (self.bottleneck_size or self.stacked_ffns > 1):
+            raise ModelError("bottlenecks and stacked feed-forward blocks are not for pre_norm")
+        if self.layer_scale and not self.pre_norm:
+            raise ModelError("layer_scale needs pre_norm")
+        if self.relative_buckets and len(set(self.num_heads)) > 1:
+            raise ModelError(
+                "one table of relative positions serves all layers, so they need as many heads"
+                f" each, not {self.num_heads}"
+            )
+
+    def _check_groups(self) -> None:
+        groups = self.layer_groups
+        if not groups:
+            return
+        firsts = list(dict.fromkeys(groups))
+        if len(groups) != self.num_layers or firsts != list(range(len(firsts))):
+            raise ModelError(
+                f"layer_groups {groups} must name the weights of {self.num_layers} layers, counting"
+                " up from 0"
+            )
+        for layer, group in enumerate(groups):
+            first = groups.index(group)
+            if self.layer_sizes(layer) != self.layer_sizes(first):
+                raise ModelError(f"layers {first} and {layer} share weights but not their sizes")
 
     @property
     def num_layers(self) -> int:
         """Number of layers."""
         return len(self.num_heads)
+
+    @property
+    def token_size(self) -> int:
+        """Width of the token table."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def inner_size(self) -> int:
+        """Width inside a layer, where attention and feed-forward blocks write."""
+        return self.bottleneck_size or self.hidden_size
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """For each layer the number of its weights."""
+        return self.layer_groups or tuple(range(self.num_layers))
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches of an image."""
+        return 2 if self.distilled else 1
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
 
     @property
     def usable_positions(self) -> int:
@@ -85,6 +209,13 @@ class EncoderConfig:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs that ``Encoder.forward`` takes, each int64 (batch, sequence)."""
-        types = ("token_type_ids",) if self.type_vocab_size else ()
+        """Names of the inputs of a model: ``pixel_values``, or int64 (batch, sequence) each."""
+        if self.image_size:
+            return ("pixel_values",)
+        types = ("token_type_ids",) if self.type_vocab_size > 1 else ()
         return ("input_ids", "attention_mask", *types, "position_ids")
+
+    def layer_sizes(self, layer: int) -> tuple[int, tuple[int, ...]]:
+        """Heads of a layer, and the widths inside its feed-forward blocks."""
+        start = layer * self.stacked_ffns
+        return self.num_heads[layer], self.intermediate_sizes[start : start + self.stacked_ffns]

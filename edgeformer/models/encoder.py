@@ -11,7 +11,10 @@ from torch import nn
 from edgeformer.models.attention import additive_mask
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.embeddings import Embeddings
-from edgeformer.models.layer import EncoderLayer
+from edgeformer.models.layer import PostNormLayer, PreNormLayer
+from edgeformer.models.norms import make_norm
+from edgeformer.models.patches import PatchEmbeddings
+from edgeformer.models.relative_positions import RelativePositions
 
 
 class Encoder(nn.Module):
@@ -19,13 +22,34 @@ class Encoder(nn.Module):
 
     Position ids are an input, not derived from the ids, so that the exported graph holds no
     arithmetic on them and so that rows of several texts can be packed one after the other.
+
+    ``layers`` holds each set of weights once; layers that share one (ALBERT) run it several times,
+    in the order of ``config.groups``.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config, i) for i in range(config.num_layers))
+        self.embeddings = PatchEmbeddings(config) if config.image_size else Embeddings(config)
+        make_layer = PreNormLayer if config.pre_norm else PostNormLayer
+        firsts = [config.groups.index(group) for group in sorted(set(config.groups))]
+        self.layers = nn.ModuleList(make_layer(config, index) for index in firsts)
+        self.relative_positions = (
+            RelativePositions(config.relative_buckets, config.num_heads[0], config.max_positions)
+            if config.relative_buckets
+            else None
+        )
+        self.final_norm = (
+            make_norm(config.norm, config.hidden_size, config.layer_norm_eps)
+            if config.pre_norm
+            else None
+        )
+
+    @property
+    def token_table(self) -> torch.Tensor:
+        """Float (vocabulary, token size): the embedding of each token."""
+        assert isinstance(self.embeddings, Embeddings)
+        return self.embeddings.tokens.weight
 
     def forward(
         self,
@@ -33,24 +57,45 @@ class Encoder(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        task_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states of the last layer.
+        """Hidden states of the last layer of a text.
 
         Args:
             input_ids: int64 (batch, sequence).
             attention_mask: integers (batch, sequence), 1 for a token and 0 for padding.
-            token_type_ids: int64 (batch, sequence); None only without a token-type table.
+            token_type_ids: int64 (batch, sequence); None for type 0 everywhere.
             position_ids: int64 (batch, sequence), starting at ``config.position_start``; None
                 counts up from there.
+            task_type_ids: int64 (batch, sequence), for ERNIE; None for task 0 everywhere.
 
         Returns:
             float (batch, sequence, hidden); rows of padding hold numbers without meaning.
         """
+        length = input_ids.shape[1]
         if position_ids is None:
-            start, length = self.config.position_start, input_ids.shape[1]
+            start = self.config.position_start
             position_ids = torch.arange(start, start + length, device=input_ids.device)
-        hidden: torch.Tensor = self.embeddings(input_ids, position_ids, token_type_ids)
+        hidden: torch.Tensor = self.embeddings(
+            input_ids, attention_mask, position_ids, token_type_ids, task_type_ids
+        )
         mask = additive_mask(attention_mask, hidden.dtype)
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
-        return hidden
+        if self.relative_positions is not None:
+            mask = self.relative_positions(length, input_ids.device) + mask
+        return self._through_layers(hidden, mask)
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the last layer of an image.
+
+        Args:
+            pixel_values: float (batch, channels, height, width), scaled as the checkpoint says.
+
+        Returns:
+            float (batch, tokens + patches, hidden); the first row is the class token's.
+        """
+        return self._through_layers(self.embeddings(pixel_values), None)
+
+    def _through_layers(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        for group in self.config.groups:
+            hidden = self.layers[group](hidden, mask)
+        return hidden if self.final_norm is None else self.final_norm(hidden)

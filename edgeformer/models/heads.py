@@ -1,14 +1,16 @@
-"""What stands on the hidden states: a sentence embedding, a class of the text, a class per token.
+"""What stands on the hidden states of a text: a sentence embedding, a class of the text or of each
+token, the two ends of an answer.
 
 Each model takes the encoder's inputs and returns a dict with the one output that a bundle names.
 Pooling and heads live inside the module, so that the device needs no arithmetic of its own.
+masked_lm.py and image_heads.py have the others; build.py makes any of them by its settings.
 """
 
 import torch
 from torch import nn
 
-from edgeformer.errors import UsageError
-from edgeformer.models.config import EncoderConfig
+from edgeformer.errors import ModelError, UsageError
+from edgeformer.models.config import ACTIVATIONS, EncoderConfig
 from edgeformer.models.encoder import Encoder
 
 POOLINGS = ("mean", "cls")
@@ -35,9 +37,13 @@ def pool(
     else:
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
         embedding = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-    if normalized:
-        embedding = embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return embedding
+    return unit_length(embedding) if normalized else embedding
+
+
+def unit_length(vectors: torch.Tensor) -> torch.Tensor:
+    """Float (batch, size) divided by the Euclidean length; zeros stay zeros."""
+    lengths: torch.Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / lengths.clamp(min=1e-12)
 
 
 def check_pooling(pooling: str) -> None:
@@ -75,17 +81,22 @@ class EmbeddingModel(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder, BERT's pooler (dense and tanh on the first token) and a linear classifier.
+    """Encoder, a dense layer with an activation on the first token, and a linear classifier.
 
     Args:
         config: settings of the encoder.
         num_labels: number of classes.
+        activation: after the dense layer: ``tanh`` (BERT's pooler, RoBERTa), ``gelu`` (ELECTRA),
+            ``relu`` (DistilBERT); empty for no dense layer.
     """
 
-    def __init__(self, config: EncoderConfig, num_labels: int) -> None:
+    def __init__(self, config: EncoderConfig, num_labels: int, activation: str = "tanh") -> None:
         super().__init__()
+        if activation and activation not in ACTIVATIONS:
+            raise ModelError(f"activation {activation!r} of the classifier is not supported")
         self.encoder = Encoder(config)
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if activation else None
+        self.activation = ACTIVATIONS.get(activation)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
 
     def forward(
@@ -97,11 +108,17 @@ class SequenceClassifier(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """``{"logits": float (batch, classes)}``; inputs as of ``Encoder.forward``."""
         hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
-        return {"logits": self.classifier(torch.tanh(self.pooler(hidden[:, 0])))}
+        first = hidden[:, 0]
+        if self.pooler is not None and self.activation is not None:
+            first = self.activation(self.pooler(first))
+        return {"logits": self.classifier(first)}
 
 
 class TokenClassifier(nn.Module):
     """Encoder and a linear classifier on every token.
+
+    With two classes, start and end of an answer, this is also the model of extractive question
+    answering (Devlin et al., arXiv 1810.04805, section 4.2).
 
     Args:
         config: settings of the encoder.

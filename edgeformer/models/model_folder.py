@@ -10,11 +10,23 @@ from typing import Any
 
 from edgeformer.errors import ModelError, UsageError
 
-TASKS = ("embedding", "classification", "token-classification")
+TASKS = (
+    "embedding",
+    "classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+)
+ANSWER_ENDS = ("start", "end")
+"""The two classes of a token in extractive question answering."""
 
 _TASK_OF_ENDING = {
     "ForSequenceClassification": "classification",
+    "ForImageClassification": "classification",
+    "ForImageClassificationWithTeacher": "classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
     "Model": "embedding",
 }
 _PROBLEM_TYPES = {

@@ -102,9 +102,12 @@ def _load(
     config: Any, tensors: dict[str, torch.Tensor], task: str
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with every parameter from ``tensors``, with fused attention where it has one."""
-    auto_class = _AUTO_CLASSES[task]
-    if type(config) not in auto_class._model_mapping:
-        raise ModelError(f"transformers has no head for {task} on {config.model_type}")
+    auto_class = _AUTO_CLASSES.get(task)
+    if auto_class is None or type(config) not in auto_class._model_mapping:
+        raise ModelError(
+            f"there is no head for {task} on {config.model_type}",
+            hint="pass --task embedding to convert its encoder",
+        )
     model_class = auto_class._model_mapping[type(config)]
     attention = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
     try:

@@ -1,0 +1,85 @@
+"""From settings to a model: the encoder's ``EncoderConfig`` and the head's ``HeadConfig``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgeformer.errors import ModelError
+from edgeformer.models.config import EncoderConfig
+from edgeformer.models.heads import EmbeddingModel, SequenceClassifier, TokenClassifier
+from edgeformer.models.image_heads import IMAGE_CLASSIFIERS, ImageClassifier, ImageEmbeddingModel
+from edgeformer.models.masked_lm import MaskedLanguageModel
+from edgeformer.models.model_folder import TASKS
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What stands on the encoder.
+
+    Attributes:
+        task: one of ``model_folder.TASKS``.
+        num_labels: classes; 0 where the task has none.
+        pooling: ``mean`` or ``cls``; for embeddings.
+        normalized: embeddings have unit length.
+        activation: after the dense layer of a classifier or of a masked language model; empty for
+            a classifier without one.
+        narrows: that layer of a masked language model narrows to the width of the token table.
+        image_reads: one of ``IMAGE_CLASSIFIERS``; for classes of images.
+    """
+
+    task: str
+    num_labels: int = 0
+    pooling: str = "mean"
+    normalized: bool = True
+    activation: str = "tanh"
+    narrows: bool = True
+    image_reads: str = "cls"
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ModelError(f"no task {self.task!r}", hint=f"the tasks are: {', '.join(TASKS)}")
+        if self.image_reads not in IMAGE_CLASSIFIERS:
+            raise ModelError(f"no classifier of images {self.image_reads!r}")
+
+
+def make_model(config: EncoderConfig, head: HeadConfig) -> nn.Module:
+    """A model with weights as PyTorch initialises them.
+
+    Raises:
+        ModelError: the encoder's inputs have no such task.
+    """
+    if config.image_size:
+        if head.task == "embedding":
+            return ImageEmbeddingModel(config, head.pooling, head.normalized)
+        if head.task == "classification":
+            return ImageClassifier(config, head.num_labels, head.image_reads)
+        raise ModelError(f"the task {head.task!r} is for texts, and this encoder reads images")
+    if head.task == "embedding":
+        return EmbeddingModel(config, head.pooling, head.normalized)
+    if head.task == "classification":
+        return SequenceClassifier(config, head.num_labels, head.activation)
+    if head.task == "fill-mask":
+        return MaskedLanguageModel(config, head.activation, head.narrows)
+    return TokenClassifier(config, head.num_labels)
+
+
+def parameter_shapes(config: EncoderConfig, head: HeadConfig) -> dict[str, torch.Size]:
+    """Name and shape of every parameter of the model, without making it."""
+    with torch.device("meta"):
+        model = make_model(config, head)
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def fill_model(
+    config: EncoderConfig, head: HeadConfig, parameters: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """The model with ``parameters``, in eval mode.
+
+    On the meta device nothing is allocated or initialised: the tensors move in as they are.
+    """
+    with torch.device("meta"):
+        model = make_model(config, head)
+    model.load_state_dict(dict(parameters), assign=True)
+    return model.eval()

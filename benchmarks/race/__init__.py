@@ -1,0 +1,1 @@
+"""The race: peers and our engines, interleaved, text in to embedding out (docs/race.md)."""

@@ -115,9 +115,10 @@ class Worker:
         process, started, line = self._process, time.perf_counter(), ""
         assert process.stdin and process.stdout
         killer = threading.Timer(timeout_seconds or 0.0, process.kill)
-        if timeout_seconds is not None:
-            killer.start()
+        killer.daemon = True  # an interrupt must not leave this process waiting for it
         try:
+            if timeout_seconds is not None:
+                killer.start()
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()

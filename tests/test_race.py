@@ -409,14 +409,43 @@ def test_the_best_peer_is_accurate_and_not_stock_litert() -> None:
 
 
 def test_goals_are_judged_by_what_was_measured() -> None:
-    met = {goal.what: goal.met for goal in goals(_result())}
-    assert met["EdgeFormer auto against OpenVINO, int8 weights (asymmetric): T short, 1 thread"]
-    assert met["EdgeFormer auto against LiteRT dynamic int8, stock: T short, 1 thread"] is False
-    assert met["auto, all lengths used"]
-    assert met["EdgeFormer auto, 1 thread: min cosine"]
-    assert met["Python around the tflite engine, 12 tokens"] is False
-    assert met["tokenizer against HF tokenizers, new words"]
-    assert None in met.values()  # our other engines did not run
+    verdicts = {goal.what: goal.verdict for goal in goals(_result())}
+    auto = "EdgeFormer auto against"
+    assert verdicts[f"{auto} OpenVINO, int8 weights (asymmetric): T short, 1 thread"] == "yes"
+    assert verdicts[f"{auto} LiteRT dynamic int8, stock: T short, 1 thread"] == "no"
+    assert verdicts["auto, all lengths used"] == "yes"
+    assert verdicts["EdgeFormer auto, 1 thread: min cosine"] == "yes"
+    assert verdicts["Python around the tflite engine, 12 tokens"] == "no"
+    assert verdicts["tokenizer against HF tokenizers, new words"] == "yes"
+    assert "not measured" in verdicts.values()  # our other engines did not run
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "verdict"),
+    [
+        ([[1.0], [1.0]], [[1.0], [1.0]], "yes"),  # 1.6x, 1.5x is wanted
+        ([[1.2], [1.2]], [[1.2], [1.2]], "no"),
+        ([[1.0], [1.2]], [[1.0], [1.0]], "unclear"),  # once so, once so
+        ([[1.0], [1.0]], [[1.2], [1.2]], "unclear"),  # wall and CPU time disagree
+    ],
+)
+def test_a_goal_is_met_by_the_whole_interval_and_both_clocks(
+    wall: list[list[float]], cpu: list[list[float]], verdict: str
+) -> None:
+    result = _result()
+    auto, peer = result.fields[1][AUTO], result.fields[1]["openvino_int8"]
+    peer.cpu_ms["short"] = [[1.6], [1.6]]
+    auto.samples_ms["short"], auto.cpu_ms["short"] = wall, cpu
+    found = next(g for g in goals(result) if "OpenVINO" in g.what and "T short" in g.what)
+    assert found.verdict == verdict
+
+
+def test_a_busy_machine_is_said() -> None:
+    assert "The machine was busy" in markdown(_result())
+    quiet = _result()
+    for row in quiet.fields[1].values():
+        row.cpu_ms = row.samples_ms
+    assert "busy" not in markdown(quiet)
 
 
 def test_the_report_names_everyone() -> None:

@@ -34,6 +34,7 @@ class Contender:
         needs: contenders whose files ``prepare`` reads.
         files_of: contender whose files it runs, if it has none of its own.
         ours: True for EdgeFormer's.
+        fresh: make the files anew for every race, because they hold measurements.
         engine: library that does the arithmetic; rows with the same one differ by the files.
     """
 
@@ -44,6 +45,7 @@ class Contender:
     needs: tuple[str, ...] = ()
     files_of: str = ""
     ours: bool = False
+    fresh: bool = False
     engine: str = ""
 
 
@@ -112,6 +114,7 @@ CONTENDERS = (
         made_in="edgeformer",
         needs=("edgeformer_onnx",),
         ours=True,
+        fresh=True,
         engine="chosen by EdgeFormer",
     ),
 )

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -108,7 +109,9 @@ def files_of(chosen: Contender, checkpoint: Path, pip_options: tuple[str, ...] =
         )
 
     stamps = [stamp_of(folder).read_text(encoding="utf-8") for folder in needed]
-    made_from = "\n".join([_sources(chosen), *stamps])
+    made_from = "\n".join(
+        [_sources(chosen), *stamps, *([str(time.time())] if chosen.fresh else [])]
+    )
     made_once(root / chosen.name, made_from, build)
     return root / chosen.name
 

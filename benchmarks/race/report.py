@@ -15,6 +15,8 @@ _SAME_ENGINE = (
     (BASELINE, "edgeformer_numpy"),
 )
 
+_QUIET = 0.9  # CPUs that the baseline must have got, at any number of threads
+
 
 def markdown(result: RaceResult) -> str:
     """The whole report."""
@@ -53,6 +55,10 @@ def _field(result: RaceResult, threads: int) -> Iterator[str]:
     rows = result.runners(threads)
     names = list(result.workloads)
     titles = [result.workloads[name]["title"] for name in names]
+    share = result.cpus_used(BASELINE, threads) if BASELINE in rows else 1.0
+    if share < _QUIET:
+        what = "trust CPU times only" if threads == 1 else "these figures say little"
+        yield f"**The machine was busy**: the baseline got {share:.2f} CPUs; {what}.\n"
     yield f"Speed against {contender(BASELINE).title} (higher is faster):\n"
     heads = ["contender", *titles, f"min cosine (texts below {MIN_COSINE})", "alone = batch"]
     yield from _head([*heads, "cold start ms", "MB", "peak MB"])
@@ -120,9 +126,9 @@ def _shares(result: RaceResult, threads: int) -> Iterator[str]:
 
 def _goals(result: RaceResult) -> Iterator[str]:
     yield from _head(["goal", "wanted", "measured", "by CPU time", "met"])
-    words = {True: "yes", False: "**no**", None: "?"}
     for goal in goals(result):
-        yield _line([goal.what, goal.wanted, goal.measured, goal.by_cpu, words[goal.met]])
+        verdict = f"**{goal.verdict}**" if goal.verdict == "no" else goal.verdict
+        yield _line([goal.what, goal.wanted, goal.measured, goal.by_cpu, verdict])
     yield ""
 
 

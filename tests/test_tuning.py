@@ -435,7 +435,9 @@ def test_an_interrupted_tuning_leaves_nothing(two_variants: Path) -> None:
     assert process.stderr is not None
     seen = ""
     while "round 1" not in seen:
-        seen += process.stderr.read(1)
+        character = process.stderr.read(1)
+        assert character, f"it ended before its first round: {seen}"
+        seen += character
     children = _descendants(process.pid)
     assert children
     process.send_signal(signal.SIGINT)

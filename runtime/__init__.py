@@ -3,8 +3,9 @@
 from edgeformer.runtime import load
 """
 
-from edgeformer.runtime.answers import Label, Span
+from edgeformer.runtime.answers import Answer, Fill, Label, Span
+from edgeformer.runtime.calls import CallStats
 from edgeformer.runtime.loading import load
-from edgeformer.runtime.model import CallStats, Model
+from edgeformer.runtime.model import Model
 
-__all__ = ["CallStats", "Label", "Model", "Span", "load"]
+__all__ = ["Answer", "CallStats", "Fill", "Label", "Model", "Span", "load"]

@@ -9,15 +9,17 @@ touches the disk.
 
 import hashlib
 import json
+import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from edgeformer.errors import BundleError
-from edgeformer.runtime.manifest import SCHEMA_VERSION, Manifest
+from edgeformer.runtime.manifest import SCHEMA_VERSION, ImageInput, Manifest, Port
 
 
 def digest(data: dict[str, Any]) -> str:
@@ -29,12 +31,21 @@ def digest(data: dict[str, Any]) -> str:
 
 def manifest_digest(manifest: Manifest) -> str:
     """The ``digest`` that ``dump_manifest`` writes."""
-    return digest(asdict(manifest))
+    return digest(_plain_data(manifest))
+
+
+def _plain_data(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as it is written: without fields that were added later and are not used."""
+    data = asdict(manifest)
+    for added in fields(manifest.model):
+        if added.metadata.get("added") and getattr(manifest.model, added.name) == added.default:
+            del data["model"][added.name]
+    return data
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as indented JSON with its digest."""
-    data = asdict(manifest)
+    data = _plain_data(manifest)
     data["digest"] = digest(data)
     return (json.dumps(data, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
@@ -105,6 +116,12 @@ def _check_values(manifest: Manifest) -> None:
     need(bool(manifest.variants), "there is no variant")
     need(manifest.threads >= 1, "threads is below 1")
     need(manifest.model.task in _TASKS, f"unknown task {manifest.model.task!r}")
+    masks = manifest.model.task == "fill-mask"
+    need(masks == bool(manifest.model.mask_token), "mask_token goes with fill-mask")
+    if manifest.model.image is not None:
+        for variant in manifest.variants:
+            main = variant.programs.get("main")
+            _check_image(manifest.model.image, main.inputs if main else (), need)
     for variant in manifest.variants:
         need("main" in variant.programs, f"variant {variant.id!r} has no program 'main'")
         need(variant.engine in manifest.engines, f"engine {variant.engine!r} is not listed")
@@ -120,7 +137,31 @@ def _check_values(manifest: Manifest) -> None:
             )
 
 
-_TASKS = ("embedding", "classification", "token-classification", "module")
+def _check_image(
+    image: ImageInput, ports: tuple[Port, ...], need: Callable[[bool, str], None]
+) -> None:
+    (name, shape) = (ports[0].name, ports[0].shape) if len(ports) == 1 else ("", ())
+    whole = len(shape) == 4 and all(isinstance(n, int) for n in shape[1:])
+    need(name == "pixel_values" and whole, "image goes with pixel_values of one size")
+    need(len(image.mean) == len(image.std) == shape[1], "image needs mean and std of each channel")
+    numbers = (image.scale, *image.mean, *image.std)
+    need(all(math.isfinite(n) for n in numbers), "a number of image is infinite")
+    need(len(image.resize) <= 2 and len(image.crop) in (0, 2), "image has no size of that form")
+    need(all(0 < n <= MAX_IMAGE_EDGE for n in (*image.resize, *image.crop)), "an image of no size")
+    need(image.resample in _RESAMPLES, f"unknown resample {image.resample!r}")
+    need(all(image.std), "a std of image is 0")
+
+
+_TASKS = (
+    "embedding",
+    "classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+    "module",
+)
+_RESAMPLES = ("bilinear", "bicubic", "lanczos")
+MAX_IMAGE_EDGE = 1 << 14  # pixels
 _PRECISIONS = ("fp32", "fp16", "int8")
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _DEFAULT = re.compile(r"ones|zeros|positions\+\d{1,9}")
@@ -149,7 +190,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_record(kind: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
-    if not isinstance(value, dict) or not set(value) == {f.name for f in fields(kind)}:
+    names = {f.name for f in fields(kind)}
+    needed = {f.name for f in fields(kind) if not f.metadata.get("added")}
+    if not isinstance(value, dict) or not needed <= set(value) <= names:
         raise BundleError(f"manifest.json: {where} has missing or unknown fields", hint=_AGAIN)
     return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
 

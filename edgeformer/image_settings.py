@@ -77,9 +77,11 @@ def _only_arrays(reason: str) -> str:
 def _read(settings: Mapping[str, Any], family: str, channels: int) -> ImageInput:
     kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
     name = kind.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if kind and name not in _DEFAULTS:
-        raise ModelError(f"the processor {kind} is unknown")
-    values = {**_DEFAULTS[name or _OF_FAMILY[family]], **_given(settings)}
+    name = name or _OF_FAMILY.get(family, "")
+    if name not in _DEFAULTS:
+        raise ModelError(f"the processor {kind or family} is unknown")
+    given = {key: value for key, value in settings.items() if value is not None}
+    values = {**_DEFAULTS[name], **given}
     other = [k for k, v in values.items() if k.startswith("do_") and v and k not in _KNOWN_STEPS]
     if other:
         raise ModelError(f"{', '.join(other)} is unknown")
@@ -95,11 +97,6 @@ def _read(settings: Mapping[str, Any], family: str, channels: int) -> ImageInput
         mean=_channels(values["image_mean"] if normalizes else 0.0, channels),
         std=_channels(values["image_std"] if normalizes else 1.0, channels),
     )
-
-
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file says; null is a default too, and a file with a crop_size may not say do_."""
-    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _size(value: Any, shortest: bool) -> tuple[int, ...]:

@@ -11,6 +11,10 @@ from edgeformer.errors import BundleError
 
 SCHEMA_VERSION = 1
 
+# A field that schema 1 got later: a manifest leaves it out where it has its default, so that
+# bundles that do not need it read and compare as before.
+_ADDED = {"added": True}
+
 
 @dataclass(frozen=True)
 class Port:
@@ -64,6 +68,8 @@ class Parity:
             where the program takes no batch.
         passed: True if every figure is within the profile's tolerance.
         failures: one sentence for each figure that is not.
+        top5: for ``fill-mask`` the share of masks whose best token is among the variant's five
+            best; else None.
     """
 
     texts: int
@@ -75,6 +81,7 @@ class Parity:
     batch_cosine: float | None
     passed: bool
     failures: tuple[str, ...] = ()
+    top5: float | None = field(default=None, metadata=_ADDED)
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,6 @@ class ImageInput:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-
-# A field that schema 1 got later: a manifest leaves it out where it has its default, so that
-# bundles that do not need it read and compare as before.
-_ADDED = {"added": True}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from edgeformer.errors import BundleError
-from edgeformer.runtime.manifest import SCHEMA_VERSION, ImageInput, Manifest, Port
+from edgeformer.runtime.manifest import (
+    SCHEMA_VERSION,
+    ImageInput,
+    Manifest,
+    ModelCard,
+    Parity,
+    Port,
+)
 
 
 def digest(data: dict[str, Any]) -> str:
@@ -37,9 +44,13 @@ def manifest_digest(manifest: Manifest) -> str:
 def _plain_data(manifest: Manifest) -> dict[str, Any]:
     """The manifest as it is written: without fields that were added later and are not used."""
     data = asdict(manifest)
-    for added in fields(manifest.model):
-        if added.metadata.get("added") and getattr(manifest.model, added.name) == added.default:
-            del data["model"][added.name]
+    records: list[tuple[ModelCard | Parity | None, Any]] = [(manifest.model, data["model"])]
+    for variant, row in zip(manifest.variants, data["variants"], strict=True):
+        records.append((variant.parity, row["parity"]))
+    for record, row in records:
+        for added in fields(record) if record else ():
+            if added.metadata.get("added") and row[added.name] == added.default:
+                del row[added.name]
     return data
 
 

@@ -185,7 +185,7 @@ class WordPieceTokenizer:
 
     @cached_property
     def _tokens(self) -> dict[int, str]:
-        return {token_id: token for token, token_id in (self._vocab | self._added).items()}
+        return {token_id: token for token, token_id in {**self._vocab, **self._added}.items()}
 
     def token_id(self, token: str) -> int | None:
         """Id of a token as the vocabulary spells it, special ones too; ``None`` if it has none."""

@@ -60,8 +60,7 @@ def resize(
     wide = planes if planes.shape[2] == width else _resize_rows(planes, width, resample)
     if wide.shape[1] == height:
         return wide
-    turned = np.ascontiguousarray(wide.transpose(0, 2, 1))
-    return _resize_rows(turned, height, resample).transpose(0, 2, 1)
+    return _resize_rows(wide.transpose(0, 2, 1), height, resample).transpose(0, 2, 1)
 
 
 def _resize_rows(

@@ -1,9 +1,9 @@
 """Resize an image as Pillow does, without Pillow: a convolution whose filter grows with the scale.
 
 An output pixel is the weighted mean of the input pixels below its filter, which is ``scale`` times
-wider where the image shrinks (antialiasing); columns first, then rows. For uint8 the weights are
-rounded to 22 bits and each pass to whole values, as in Pillow's libImaging/Resample.c: the result
-is the same to the bit.
+wider where the image shrinks (antialiasing). For uint8 the weights are rounded to 22 bits and each
+of the two passes to whole values, as in Pillow's libImaging/Resample.c: the result is Pillow 13's
+to the bit.
 """
 
 import math
@@ -57,16 +57,21 @@ def resize(
     Returns:
         the planes' dtype, (channels, height, width).
     """
-    wide = planes if planes.shape[2] == width else _resize_rows(planes, width, resample)
-    if wide.shape[1] == height:
-        return wide
-    return _resize_rows(wide.transpose(0, 2, 1), height, resample).transpose(0, 2, 1)
+    shorter, narrower = planes.shape[1] - height, planes.shape[2] - width
+    # The order changes what is rounded when. Pillow before 13 always starts with the width.
+    height_first = shorter > 0 and shorter > 2 * narrower
+    if not height_first:
+        planes = _resize_rows(planes, width, resample)
+    planes = _resize_rows(planes.transpose(0, 2, 1), height, resample).transpose(0, 2, 1)
+    return _resize_rows(planes, width, resample) if height_first else planes
 
 
 def _resize_rows(
     planes: NDArray[np.uint8] | Floats, size: int, resample: str
 ) -> NDArray[np.uint8] | Floats:
     """(channels, rows, columns) to (channels, rows, size)."""
+    if planes.shape[2] == size:
+        return planes
     firsts, weights = filter_weights(planes.shape[2], size, resample)
     whole = planes.dtype == np.uint8
     if whole:

@@ -31,7 +31,7 @@ def read_image(path: str | Path) -> "NDArray[Any]":
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"no file {path}")
+        raise UsageError(f"no file {path}", hint="pass an image: .npy, .ppm, .pgm, .png, .jpg")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _read_npy(path)
@@ -46,7 +46,9 @@ def _read_npy(path: Path) -> "NDArray[Any]":
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is no .npy file: {error}") from None
+        raise InputError(
+            f"{path} is no .npy file: {error}", hint="write it with np.save(path, image)"
+        ) from None
     return array
 
 
@@ -85,4 +87,7 @@ def _read_with_pillow(path: Path) -> "NDArray[Any]":
             # As the pipelines of transformers read it: upright, and in three channels.
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} is no image that Pillow reads: {error}") from None
+        raise InputError(
+            f"{path} is no image that Pillow reads: {error}",
+            hint="open it elsewhere and save it as .png",
+        ) from None

@@ -207,7 +207,9 @@ class Model:
         call = self._call("classification")
         wanted = task.make_candidates(candidates, hypothesis, multi_label)
         if pair is not None and (wanted or self._takes_images):
-            raise InputError("a second text goes neither with candidates nor with images")
+            raise InputError(
+                "a second text goes neither with candidates nor with images", hint="leave pair out"
+            )
         if self._takes_images:
             labels = task.classify_images(call, inputs, wanted, top_k)
         elif wanted:
@@ -375,7 +377,9 @@ def _as_list(texts: Any) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, np.ndarray):
-        raise InputError("this bundle takes texts, not arrays")
+        raise InputError(
+            "this bundle takes texts, not arrays", hint="pass a str, or call run(...) with arrays"
+        )
     if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
         raise InputError(f"expected a text or a list of texts, not {type(texts).__name__}")
     for i, text in enumerate(texts):

@@ -186,7 +186,7 @@ def test_wrong_calls_say_what_to_do(converted: Path) -> None:
             ((QUESTION, LONG), {"top_k": 0}, "top_k must be at least 1"),
             ((QUESTION, LONG), {"max_answer_tokens": 0}, "max_answer_tokens"),
             ((QUESTION, LONG), {"stride": -1}, "stride must be at least 0"),
-            ((QUESTION, LONG), {"stride": 31}, "stride=31 is not less than"),
+            ((QUESTION, LONG), {"stride": 31}, "stride=31 is not below"),
             ((QUESTION, LONG), {"on_long": "crop"}, "on_long is 'crop'"),
         ]:
             with pytest.raises(InputError, match=message):

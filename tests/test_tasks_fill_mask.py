@@ -1,6 +1,7 @@
 """Masks: tokens and scores are those of transformers' pipeline, and texts are put together."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.golden import parse_golden
 from edgeformer.runtime.tasks import filling
 from edgeformer.runtime.tokenizer import load_tokenizer
+from tests.command_line import ROOT
 from tests.tiny_bundles import bundle, checkpoint, texts_file
 from tests.tiny_models import tiny_tokenizer_json
 
@@ -250,8 +252,17 @@ def check_real(folder: Path, **options: Any) -> None:
 
 
 def test_a_real_masked_language_model(tmp_path: Path) -> None:
-    (tmp_path / "few.txt").write_text("\n".join(REAL_TEXTS))
-    check_real(tmp_path, engines=("numpy",), precisions=("fp32",), calibration=tmp_path / "few.txt")
+    few = tmp_path / "few.txt"
+    few.write_text("\n".join(REAL_TEXTS))
+    check_real(tmp_path, engines=("numpy",), precisions=("fp32",), calibration=few)
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^(\S+)\t(0\.\d+)\t(.*)$", page, re.MULTILINE)
+    assert len(shown) == 3
+    with load(tmp_path / "bert.edge") as model:
+        fills = model.fill_mask(REAL_TEXTS[0], top_k=3)
+    assert [(token, text) for token, _, text in shown] == [(f.token, f.text) for f in fills]
+    scores = [fill.score for fill in fills]
+    assert [float(score) for _, score, _ in shown] == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.slow

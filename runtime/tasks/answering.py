@@ -50,7 +50,9 @@ class AnswerSettings:
         for name, least in (("top_k", 1), ("max_answer_tokens", 1), ("stride", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"{name} must be at least {least}, not {value}")
+                raise InputError(
+                    f"{name} must be at least {least}, not {value}", hint="leave it out"
+                )
         if self.on_long not in ON_LONG:
             raise InputError(
                 f"on_long is {self.on_long!r}", hint=f"choose of: {', '.join(ON_LONG)}"
@@ -158,7 +160,8 @@ def windows(encoding: Encoding, longest: int, stride: int | None, which: str) ->
     shared = min(STRIDE, room // 2) if stride is None else stride
     if shared >= room:
         raise InputError(
-            f"stride={shared} is not less than the {room} tokens of context that fit behind {which}"
+            f"stride={shared} is not below the {room} tokens of context that fit behind {which}",
+            hint="pass a smaller one, or leave it out",
         )
     spans = _whole_words(encoding, begin, end)
     pieces = []

@@ -37,7 +37,9 @@ def classify_images(
 ) -> list[list[Label]]:
     """The best labels of each image."""
     if candidates is not None:
-        raise InputError("candidates go with texts, and this bundle takes images")
+        raise InputError(
+            "candidates go with texts, and this bundle takes images", hint="leave candidates out"
+        )
     from edgeformer.runtime.tasks.images import answer_images
 
     return _best_labels(call.card, answer_images(call, images, "logits"), top_k)
@@ -81,7 +83,9 @@ def make_candidates(names: Any, hypothesis: str | None, multi_label: bool) -> Ca
     """What a caller passed, None for no candidates. Raises InputError as Candidates does."""
     if names is None:
         if hypothesis is not None or multi_label:
-            raise InputError("hypothesis and multi_label go with candidates")
+            raise InputError(
+                "hypothesis and multi_label go with candidates", hint='candidates=["sport", ...]'
+            )
         return None
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise InputError(

@@ -26,7 +26,7 @@ def fill_masks(call: Call, texts: list[str], top_k: int, on_long: str) -> list[l
         InputError: ``top_k`` below 1, a text without a mask, or one whose mask was cut off.
     """
     if top_k < 1:
-        raise InputError(f"top_k must be at least 1, not {top_k}")
+        raise InputError(f"top_k must be at least 1, not {top_k}", hint="leave it out for 5")
     tokenizer, longest = call.tokenizer, call.card.max_length
     mask_id = tokenizer.token_id(call.card.mask_token)
     assert mask_id is not None  # as the conversion found it

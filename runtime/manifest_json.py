@@ -137,6 +137,10 @@ def _check_values(manifest: Manifest) -> None:
         need("main" in variant.programs, f"variant {variant.id!r} has no program 'main'")
         need(variant.engine in manifest.engines, f"engine {variant.engine!r} is not listed")
         need(variant.precision in _PRECISIONS, f"unknown precision {variant.precision!r}")
+        if manifest.model.task != "module":
+            sizes = [port.shape[-1:] for port in variant.programs["main"].outputs]
+            whole = all(type(n) is int and n > 0 for size in sizes for n in size)
+            need(whole and all(sizes), "an answer has no number of values")
         ports = [q for p in variant.programs.values() for q in (*p.inputs, *p.outputs)]
         for port in ports:
             need(port.dtype in _DTYPES, f"{port.name}: unknown dtype {port.dtype!r}")

@@ -11,18 +11,20 @@ verb is a module of ``runtime/tasks``, imported when the verb is first called (d
 """
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import EdgeFormerError, InputError
-from edgeformer.runtime.answers import Answer, Label, Span
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.calls import Call, CallStats
 from edgeformer.runtime.dispatch import Dispatcher
 from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.answers import Answer, Label, Span
 
 Texts = list[str] | tuple[str, ...]
 Image = NDArray[Any]
@@ -163,7 +165,7 @@ class Model:
         hypothesis: str | None = None,
         multi_label: bool = False,
         on_long: str = "truncate",
-    ) -> list[Label]: ...
+    ) -> "list[Label]": ...
     @overload
     def classify(
         self,
@@ -175,7 +177,7 @@ class Model:
         hypothesis: str | None = None,
         multi_label: bool = False,
         on_long: str = "truncate",
-    ) -> list[list[Label]]: ...
+    ) -> "list[list[Label]]": ...
     def classify(
         self,
         inputs: Any,
@@ -221,9 +223,9 @@ class Model:
         return labels[0] if _is_one(inputs) else labels
 
     @overload
-    def tag(self, texts: str, *, on_long: str = "truncate") -> list[Span]: ...
+    def tag(self, texts: str, *, on_long: str = "truncate") -> "list[Span]": ...
     @overload
-    def tag(self, texts: Texts, *, on_long: str = "truncate") -> list[list[Span]]: ...
+    def tag(self, texts: Texts, *, on_long: str = "truncate") -> "list[list[Span]]": ...
     def tag(self, texts: Any, *, on_long: str = "truncate") -> Any:
         """Find labelled spans, with character offsets, in one text or in each of a list.
 
@@ -248,7 +250,7 @@ class Model:
         max_answer_tokens: int = 30,
         stride: int | None = None,
         on_long: str = "window",
-    ) -> Answer: ...
+    ) -> "Answer": ...
     @overload
     def answer(
         self,
@@ -260,7 +262,7 @@ class Model:
         max_answer_tokens: int = 30,
         stride: int | None = None,
         on_long: str = "window",
-    ) -> list[Answer]: ...
+    ) -> "list[Answer]": ...
     @overload
     def answer(
         self,
@@ -272,7 +274,7 @@ class Model:
         max_answer_tokens: int = 30,
         stride: int | None = None,
         on_long: str = "window",
-    ) -> list[Answer]: ...
+    ) -> "list[Answer]": ...
     @overload
     def answer(
         self,
@@ -284,7 +286,7 @@ class Model:
         max_answer_tokens: int = 30,
         stride: int | None = None,
         on_long: str = "window",
-    ) -> list[list[Answer]]: ...
+    ) -> "list[list[Answer]]": ...
     def answer(
         self,
         question: Any,

@@ -28,7 +28,7 @@ from edgeformer.runtime.tasks.answering import (
 )
 from edgeformer.runtime.tokenizer import load_tokenizer
 from tests.tiny_bundles import bundle, checkpoint, texts_file
-from tests.tiny_models import TEXTS, tiny_tokenizer_json
+from tests.tiny_models import TEXTS, tiny_family_folder, tiny_tokenizer_json
 
 PROFILE = 'extends = "rpi4"\n[length]\nmax_tokens = 32\nbucket_tokens = [32]\n'
 LONGEST = 32
@@ -52,10 +52,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def oracle(question: str, context: str, stride: int, longest: int = 15) -> list[Answer]:
+def oracle(
+    question: str, context: str, stride: int, folder: Path | None = None, longest: int = 15
+) -> list[Answer]:
     """Every span of the context with its score, best first, and "no answer" at the end."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(TASK))
-    model = transformers.AutoModelForQuestionAnswering.from_pretrained(checkpoint(TASK)).eval()
+    folder = folder or checkpoint(TASK)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     encoded = tokenizer(
         question,
         context,
@@ -69,9 +72,10 @@ def oracle(question: str, context: str, stride: int, longest: int = 15) -> list[
     best: dict[tuple[int, int], float] = {}
     null_score = 1.0
     for i, ids in enumerate(encoded["input_ids"]):
-        types = encoded["token_type_ids"][i]
-        with torch.no_grad():
-            output = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+        segments = {"token_type_ids": torch.tensor([encoded["token_type_ids"][i]])}
+        with torch.no_grad():  # a model with one segment is called without any
+            knows = getattr(model.config, "type_vocab_size", 0) > 1
+            output = model(torch.tensor([ids]), **(segments if knows else {}))
         impossible = np.array([sequence != 1 for sequence in encoded.sequence_ids(i)])
         impossible[0] = False  # the class token: no answer
         start, end = (
@@ -121,6 +125,26 @@ def test_answers_are_those_of_transformers(
         check(found, expected[:5])
         assert (model.last_call.windows > 3) == (context == LONG)
         assert all(a.text == context[a.start : a.end] for a in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deberta-v2", "modernbert", "distilbert", "mpnet", "albert"])
+def test_other_families_answer_like_transformers(family: str, tmp_path: Path) -> None:
+    """Rectangular plans, and TFLite files of fixed lengths, give a row for each token too."""
+    folder = tiny_family_folder(tmp_path / family, family, TASK)
+    (tmp_path / "tiny.toml").write_text(PROFILE)
+    report = convert(
+        folder,
+        profile=str(tmp_path / "tiny.toml"),
+        output=tmp_path / "qa.edge",
+        precisions=("fp32",),
+        calibration=texts_file(),
+    )
+    expected = oracle(QUESTION, LONG, 8, folder)[:-1]
+    for variant in report.manifest.variants:
+        with load(report.path, engine=variant.id) as model:
+            keywords: Any = {"stride": 8, "max_answer_tokens": 15, "no_answer": False}
+            check(model.answer(QUESTION, LONG, top_k=3, **keywords), expected[:3])
 
 
 def test_no_answer_competes_unless_told_not_to(converted: Path) -> None:

@@ -1,6 +1,8 @@
 """What a conversion proves for each task, in what memory; and bundles made earlier are read."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import asdict, replace
 from typing import Any
@@ -32,6 +34,7 @@ from edgeformer.runtime.manifest import ImageInput, ModelCard, Port
 from edgeformer.runtime.manifest_json import digest, dump_manifest, manifest_digest, parse_manifest
 from edgeformer.runtime.tokenizer import load_tokenizer
 from tests.bundles import FILES, PARITY, manifest, variant
+from tests.command_line import ROOT
 from tests.tiny_bundles import bundle, checkpoint
 from tests.tiny_models import TEXTS
 
@@ -277,6 +280,17 @@ def test_image_settings_no_image_can_have_are_refused(changes: dict[str, Any]) -
         parse_manifest(dump_manifest(image_manifest(replace(IMAGE, **changes))))
 
 
+@pytest.mark.parametrize("shape", [(), ("batch",), ("batch", 0), ("batch", "sequence")])
+def test_an_answer_has_a_known_size(shape: tuple[int | str, ...]) -> None:
+    one = variant()
+    main = replace(one.programs["main"], outputs=(Port("embedding", "float32", shape),))
+    whole = manifest(FILES, replace(one, programs={"main": main}))
+    with pytest.raises(BundleError, match="no number of values"):
+        parse_manifest(dump_manifest(whole))
+    module = replace(whole, model=replace(whole.model, task="module"))
+    assert parse_manifest(dump_manifest(module)) == module
+
+
 def test_settings_must_go_with_their_task() -> None:
     plain = manifest(FILES)
     for card in (
@@ -291,3 +305,32 @@ def test_settings_must_go_with_their_task() -> None:
     data["digest"] = digest(data)
     with pytest.raises(BundleError, match="wrong type"):
         parse_manifest(json.dumps(data).encode())
+
+
+# --- what a start costs -----------------------------------------------------------------------
+
+
+def test_a_cold_start_imports_only_the_verb_that_is_called() -> None:
+    """Importing a module takes milliseconds on a small board."""
+    code = f"""
+import sys
+from edgeformer.runtime import load
+with load({str(bundle("embedding"))!r}) as model:
+    before = set(sys.modules)
+    model.embed("a film")
+names = {{name for name in sys.modules if name.startswith("edgeformer.runtime")}}
+assert "edgeformer.runtime.tasks.embedding" not in before
+assert {{n for n in names if ".tasks." in n}} == {{"edgeformer.runtime.tasks.embedding"}}, names
+assert "edgeformer.runtime.answers" not in names
+from edgeformer.runtime import Answer, Fill, Label, Span
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_package_names_its_results() -> None:
+    import edgeformer.runtime
+
+    for name in edgeformer.runtime.__all__:
+        assert getattr(edgeformer.runtime, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = edgeformer.runtime.Nothing

@@ -20,36 +20,6 @@ from edgeformer.runtime.manifest import ModelCard
 HYPOTHESIS = "This example is {}."
 
 
-def classify_texts(
-    call: Call, texts: list[str], pair: list[str] | None, top_k: int | None, on_long: str
-) -> list[list[Label]]:
-    """The best labels of each text; the logits of a text in windows are the mean of theirs."""
-    labels: list[list[Label]] = []
-    for rows, logits in call.encode(texts, pair, on_long, "logits"):
-        if rows.windowed:
-            logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
-        labels += _best_labels(call.card, logits, top_k)
-    return labels
-
-
-def classify_images(
-    call: Call, images: Any, candidates: "Candidates | None", top_k: int | None
-) -> list[list[Label]]:
-    """The best labels of each image."""
-    if candidates is not None:
-        raise InputError(
-            "candidates go with texts, and this bundle takes images", hint="leave candidates out"
-        )
-    from edgeformer.runtime.tasks.images import answer_images
-
-    return _best_labels(call.card, answer_images(call, images, "logits"), top_k)
-
-
-def _best_labels(card: ModelCard, logits: NDArray[Any], top_k: int | None) -> list[list[Label]]:
-    scores = probabilities(logits, card.problem_type)
-    return [top_labels(row, card.labels, top_k) for row in scores]
-
-
 @dataclass(frozen=True)
 class Candidates:
     """Labels that the model was not trained for.
@@ -77,6 +47,36 @@ class Candidates:
                 f"the hypothesis {self.hypothesis!r} has no place for the label",
                 hint=f"write {{}} where it goes, as in {HYPOTHESIS!r}",
             )
+
+
+def classify_texts(
+    call: Call, texts: list[str], pair: list[str] | None, top_k: int | None, on_long: str
+) -> list[list[Label]]:
+    """The best labels of each text; the logits of a text in windows are the mean of theirs."""
+    labels: list[list[Label]] = []
+    for rows, logits in call.encode(texts, pair, on_long, "logits"):
+        if rows.windowed:
+            logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
+        labels += _best_labels(call.card, logits, top_k)
+    return labels
+
+
+def classify_images(
+    call: Call, images: Any, candidates: Candidates | None, top_k: int | None
+) -> list[list[Label]]:
+    """The best labels of each image."""
+    if candidates is not None:
+        raise InputError(
+            "candidates go with texts, and this bundle takes images", hint="leave candidates out"
+        )
+    from edgeformer.runtime.tasks.images import answer_images
+
+    return _best_labels(call.card, answer_images(call, images, "logits"), top_k)
+
+
+def _best_labels(card: ModelCard, logits: NDArray[Any], top_k: int | None) -> list[list[Label]]:
+    scores = probabilities(logits, card.problem_type)
+    return [top_labels(row, card.labels, top_k) for row in scores]
 
 
 def make_candidates(names: Any, hypothesis: str | None, multi_label: bool) -> Candidates | None:

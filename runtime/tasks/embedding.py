@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.runtime.answers import merge_windows
 from edgeformer.runtime.calls import Call
 
 
@@ -13,6 +12,8 @@ def embed_texts(call: Call, texts: list[str], on_long: str) -> NDArray[np.float3
     done = 0
     for rows, vectors in call.encode(texts, None, on_long, "embedding"):
         if rows.windowed:
+            from edgeformer.runtime.answers import merge_windows  # not at a cold start
+
             vectors = merge_windows(vectors, rows.owners, rows.batch.lengths, rows.texts)
             if call.card.normalized:
                 norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """``Model.fill_mask``: the likeliest tokens for each mask of a text.
 
 Devlin et al., "BERT", arXiv 1810.04805, section 3.1. Only rows that hold a mask run, and so many at
-a time that the logits, a whole vocabulary for each token, stay below 64 MB (one row may need more).
+a time that the logits, a whole vocabulary for each token, stay below 32 MB (one row may need more).
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from edgeformer.runtime.calls import Call
 from edgeformer.runtime.text import TextRows, encode_in_chunks
 from edgeformer.runtime.tokenizer import Tokenizer
 
-MAX_LOGITS = 1 << 24  # float32
+MAX_LOGITS = 1 << 23  # float32
 
 
 def fill_masks(call: Call, texts: list[str], top_k: int, on_long: str) -> list[list[list[Fill]]]:

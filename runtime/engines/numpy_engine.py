@@ -29,7 +29,7 @@ from edgeformer.runtime.plan import Plan, PlanProgram, parse_plan
 Array = NDArray[Any]
 
 CHUNK_TOKENS = 1024  # packed texts run about this many tokens at a time: buffers stay small
-_BOUND_PROGRAMS = 16
+_BOUND_PROGRAMS = 64  # lengths; what one keeps is some 100 KB of views
 _TOKEN_PORTS = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
 
 

@@ -148,6 +148,11 @@ def bake(module: nn.Module) -> None:
     """Take the masks off below a module; masked weights become zeros. Without masks, nothing."""
     for matrix, _ in list(_masked(module)):
         parametrize.remove_parametrizations(matrix, "weight", leave_parametrized=True)
+        if isinstance(matrix, nn.Linear):
+            # Back to the order in which a Linear that never had a mask lists its parameters.
+            bias = matrix.bias
+            del matrix.bias
+            matrix.register_parameter("bias", bias)
 
 
 def sparsities(module: nn.Module) -> dict[str, float]:

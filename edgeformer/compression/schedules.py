@@ -38,7 +38,8 @@ class Linear:
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
-        return self.end + (self.start - self.end) * _left(self, step)
+        left = _left(self, step)
+        return self.start * left + self.end * (1 - left)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Cubic:
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
-        return self.end + (self.start - self.end) * _left(self, step) ** 3
+        left = _left(self, step) ** 3
+        return self.start * left + self.end * (1 - left)
 
 
 @dataclass(frozen=True)
@@ -163,5 +165,6 @@ def _left(schedule: Linear | Cubic, step: int) -> float:
     """The share of the way that is left: 1 before the first step, 0 from the last one on."""
     if step >= schedule.last_step:
         return 0.0
-    done = (step - schedule.first_step) / (schedule.last_step - schedule.first_step)
-    return 1 - max(0.0, done)
+    if step <= schedule.first_step:
+        return 1.0
+    return (schedule.last_step - step) / (schedule.last_step - schedule.first_step)

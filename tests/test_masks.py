@@ -148,7 +148,7 @@ def test_movement_keeps_what_training_needs() -> None:
             loss.backward()
             optimiser.step()
         set_sparsity(module, 0.5)
-        losses[method] = float(F.mse_loss(module(inputs), target))
+        losses[method] = F.mse_loss(module(inputs), target).item()
     assert losses["movement"] < 0.5 * losses["magnitude"]
 
 
@@ -262,7 +262,7 @@ def test_a_proximal_step_zeroes_the_small_weights_first() -> None:
     assert alpha.tolist() == pytest.approx([1 / 0.11, 1 / 0.6, 1 / 2.1])
     proximal_step([weight], [alpha], strength=0.02)
     assert weight.tolist() == pytest.approx([0.0, -0.5 + 0.02 / 0.6, 2 - 0.02 / 2.1])
-    assert float(weight[0]) == 0.0 and weight.requires_grad
+    assert weight.tolist()[0] == 0.0 and weight.requires_grad
 
 
 def test_hard_concrete_gates_open_as_often_as_they_say() -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from edgeformer.compression.gating import gated
 from edgeformer.compression.layer_drop import layer_drop, matched_rate
 from edgeformer.compression.masks import add_masks
-from edgeformer.compression.slimming import new_ids, slim
+from edgeformer.compression.selection import keep_best
+from edgeformer.compression.slimming import new_ids, slim, sort_units
 from edgeformer.compression.units import UNIT_KINDS, Values, places, unit_counts
 from edgeformer.errors import ModelError, UsageError
 from edgeformer.models.attention import additive_mask
@@ -301,6 +302,34 @@ def test_what_cannot_be_slimmed_is_refused() -> None:
 def test_new_ids() -> None:
     keep = torch.tensor([True, False, False, True, True])
     assert new_ids(keep).tolist() == [0, -1, -1, 1, 2]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_best_units_come_first(name: str) -> None:
+    """Any first units of the sorted model are the best ones of the model that was scored."""
+    model, batch = tiny(name, "classification"), batch_for(name)
+    generator = torch.Generator().manual_seed(2)
+    scores = {
+        kind: tuple(torch.rand(count, generator=generator) for count in unit_counts(model, kind))
+        for kind in ("heads", "neurons")
+    }
+    ordered = sort_units(model, scores)
+    assert ordered.encoder.config == model.encoder.config
+    assert_equal(answer(ordered, batch), answer(model, batch))
+    best = {kind: keep_best(v, fraction=0.5, per="place") for kind, v in scores.items()}
+    first = {
+        kind: tuple(torch.arange(len(mask)) < mask.sum() for mask in masks)
+        for kind, masks in best.items()
+    }
+    assert_equal(answer(slim(ordered, first), batch), answer(slim(model, best), batch))
+
+
+def test_only_heads_and_neurons_have_an_order() -> None:
+    model = tiny("bert")
+    with pytest.raises(UsageError, match="tokens"):
+        sort_units(model, {"tokens": ones(model, "tokens")})
+    with pytest.raises(UsageError, match="heads"):
+        sort_units(model, {"heads": ones(model, "heads")[:1]})
 
 
 def uneven_keep(model: Any) -> dict[str, Values]:

@@ -10,7 +10,8 @@ import torch
 
 from edgeformer.compression.rebuilding import Model, rebuilt
 from edgeformer.compression.slimming_vocabulary import slim_masked_lm
-from edgeformer.compression.units import Values, check_keep, encoder_of, places
+from edgeformer.compression.units import Values, check_keep, check_values, encoder_of, places
+from edgeformer.errors import UsageError
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.masked_lm import MaskedLanguageModel
 
@@ -39,7 +40,7 @@ def slim(model: Model, keep: Mapping[str, Values]) -> Model:
         check_keep(model, kind, masks)
         for place, mask in zip(places(model, kind), masks, strict=True):
             for part in place.slices:
-                parameters[part.name] = part.cut(parameters[part.name], mask)
+                parameters[part.name] = part.take(parameters[part.name], mask.nonzero().flatten())
     config = slim_config(encoder.config, keep)
     if "layers" in keep:
         parameters = _renumbered(parameters, _kept_groups(encoder.config, keep))
@@ -47,6 +48,33 @@ def slim(model: Model, keep: Mapping[str, Values]) -> Model:
     if isinstance(model, MaskedLanguageModel) and isinstance(made, MaskedLanguageModel):
         slim_masked_lm(made, model.encoder.token_table.detach(), keep)
     return made
+
+
+def sort_units(model: Model, scores: Mapping[str, Values]) -> Model:
+    """A new model that answers the same, with its units in another order: the best ones first.
+
+    What stays of each place is then its first units, whatever the width, so that one file of
+    weights holds all narrower models (DynaBERT, Hou et al., arXiv 2004.04037, section 2.1).
+
+    Args:
+        model: of edgeformer.models. It is left as it is.
+        scores: of ``heads``, ``neurons`` or both, float (units,) for each place.
+
+    Raises:
+        UsageError: scores of another kind, or that do not fit the model; weights that are still
+            masked (masks.py).
+    """
+    encoder = encoder_of(model)
+    parameters = {name: tensor.detach() for name, tensor in encoder.named_parameters()}
+    for kind, values in scores.items():
+        if kind not in ("heads", "neurons"):
+            raise UsageError(f"{kind} cannot be reordered: heads and neurons can")
+        check_values(model, kind, values)
+        for place, of_units in zip(places(model, kind), values, strict=True):
+            order = of_units.sort(descending=True, stable=True).indices
+            for part in place.slices:
+                parameters[part.name] = part.take(parameters[part.name], order)
+    return rebuilt(model, encoder.config, parameters)
 
 
 def slim_config(config: EncoderConfig, keep: Mapping[str, Values]) -> EncoderConfig:

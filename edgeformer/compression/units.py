@@ -49,10 +49,12 @@ class Slice:
     width: int = 1
     copies: int = 1
 
-    def cut(self, parameter: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """The parameter with the units of which ``keep``, bool (units,), is true."""
-        entries = keep.repeat_interleave(self.width).repeat(self.copies).nonzero().flatten()
-        return parameter.index_select(self.axis, entries.to(parameter.device))
+    def take(self, parameter: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+        """The parameter with these units, int64, in this order."""
+        shape = (self.copies, -1, self.width)
+        entries = torch.arange(parameter.shape[self.axis], device=parameter.device).view(shape)
+        chosen = entries[:, units.to(parameter.device)].flatten()
+        return parameter.index_select(self.axis, chosen)
 
     def sums(self, tensor: torch.Tensor, units: int) -> torch.Tensor:
         """For each unit the sum of its entries of ``tensor``, shaped like the parameter."""

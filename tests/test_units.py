@@ -117,6 +117,27 @@ def test_a_slim_model_answers_as_the_gated_one(
             assert unit_counts(small, kind) == left
 
 
+@pytest.mark.parametrize("name", ["mobilebert", "mobilebert-plain"])
+@pytest.mark.parametrize("kinds", [("embedding_dims",), ("tokens",), ("tokens", "embedding_dims")])
+def test_words_keep_their_scores_when_the_token_table_shrinks(
+    name: str, kinds: tuple[str, ...]
+) -> None:
+    """MobileBERT's output layer goes on reading the columns that the table loses."""
+    model = tiny(name, "fill-mask")
+    keep = {kind: random_keep(unit_counts(model, kind), 0.5, torch.Generator()) for kind in kinds}
+    small = slim(model, keep)
+    batch = new = batch_for(name)
+    if "tokens" in keep:
+        batch, new = with_new_ids(batch, keep["tokens"][0])
+    with gated(model, keep):
+        expected = answer(model, batch)
+    assert_equal(
+        answer(small, new), expected[..., keep["tokens"][0]] if "tokens" in keep else expected
+    )
+    assert small.columns.out_features == small.encoder.config.vocab_size
+    assert small.columns.in_features == 16 - small.encoder.config.token_size
+
+
 @pytest.mark.parametrize("name", ["bert", "albert", "vit", "deit", "dinov2"])
 def test_columns_that_a_norm_reads_cannot_be_cut(name: str) -> None:
     with pytest.raises(ModelError, match="columns") as caught:
@@ -194,6 +215,22 @@ def test_gates_of_each_row_are_those_of_the_row_alone(name: str) -> None:
             assert_equal(together[row], answer(model, batch)[row])
 
 
+@pytest.mark.parametrize("name", ["bert", "albert", "vit"])
+def test_gates_hold_for_every_pass_of_an_open_context(name: str) -> None:
+    """Also after one that broke off between two layers."""
+    model, batch = tiny(name), batch_for(name)
+    with gated(model, {"layers": (torch.tensor([0.3, 1.0, 0.0]),)}):
+        first = answer(model, batch)
+        assert torch.equal(answer(model, batch), first)
+        break_off = model.encoder.layers[-1].feed_forward.register_forward_pre_hook(
+            lambda *_: 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            answer(model, batch)
+        break_off.remove()
+        assert torch.equal(answer(model, batch), first)
+
+
 def test_nothing_of_a_gate_is_left() -> None:
     model, batch = tiny("bert"), batch_for("bert")
     before = answer(model, batch)
@@ -241,7 +278,9 @@ def test_places_of_a_stacked_model_follow_its_widths() -> None:
 def test_a_slim_model_shares_no_memory_and_trains() -> None:
     model = tiny("bert", "classification").train()
     small = slim(model, {"layers": (torch.tensor([True, True, False]),)})
-    assert small.training and type(small) is type(model)
+    assert type(small) is type(model)
+    assert all(module.training for module in small.modules())
+    assert not any(module.training for module in slim(model.eval(), {}).modules())
     pointers = {p.data_ptr() for p in model.parameters()}
     assert not pointers & {p.data_ptr() for p in small.parameters()}
     small(**batch_for("bert"))["logits"].sum().backward()

@@ -4,7 +4,7 @@
     small = slim(model, {"heads": keep_best(scores, fraction=0.5)})
 
 ``magnitude`` and ``random`` look at no data. ``cosine`` runs the model, the others also go back
-through it. docs of each method: gradients.py, and the functions below.
+through it. What each of them computes stands at its function, here or in gradients.py.
 """
 
 from collections.abc import Iterable

@@ -13,6 +13,8 @@ import torch
 import transformers
 from torch import nn
 
+from edgeformer.compression.dropout import dropout
+from edgeformer.compression.gating import gated
 from edgeformer.compression.traces import (
     Trace,
     attention_probabilities,
@@ -186,6 +188,20 @@ def test_only_what_is_asked_for_is_kept() -> None:
     assert (len(states.hidden), len(states.queries)) == (4, 0)
     assert (len(heads.hidden), len(heads.queries)) == (0, 3)
     assert heads.mask.sum() == states.mask.sum() == 10
+
+
+def test_a_trace_shows_what_gates_and_dropout_leave() -> None:
+    model = uneven_model()
+    passed_by = (torch.tensor([1.0, 0.0, 1.0]),)
+    batch = padded_batch(40, (7, 3))
+    with gated(model, {"layers": passed_by}), traced(model) as inside, torch.no_grad():
+        model(**batch)
+    assert torch.equal(inside.hidden[2], inside.hidden[1])
+    assert not torch.allclose(inside.hidden[3], inside.hidden[2], atol=1e-3)
+    with torch.random.fork_rng(), dropout(model.train(), 0.5), traced(model) as inside:
+        torch.manual_seed(0)
+        model(**batch)
+    assert float((inside.hidden[0] == 0).float().mean()) == pytest.approx(0.5, abs=0.15)
 
 
 def test_losses_on_states_reach_the_parameters() -> None:

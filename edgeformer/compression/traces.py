@@ -6,7 +6,8 @@
     attention_probabilities(inside, 0)   # of the first layer, float (batch, heads, query, key)
 
 Everything is read by forward hooks: the encoder itself knows nothing of it. Hooks run in the order
-in which they were made, so what changes a forward (gates, dropout) must be entered before this.
+in which they were made, so enter what changes a forward (gates, dropout) first, or the trace shows
+states as they were before the change.
 """
 
 import math

@@ -228,6 +228,9 @@ def test_layers_tied_already_can_be_tied_otherwise() -> None:
     found = [layer.attention.key.weight.detach() for layer in made.encoder.layers]
     assert torch.allclose(found[0], (weights[0] + weights[1]) / 2, atol=1e-7)
     assert torch.equal(found[1], weights[0])
+    assert_same_answers(made, untie_layers(made), "groups")
+    alone = tie_layers(model, (0, 1, 2))
+    assert alone.encoder.config.layer_groups == (), "as a family that ties no layers says it"
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,15 @@ def unit_counts(model: nn.Module, kind: str) -> tuple[int, ...]:
     return tuple(place.units for place in places(model, kind))
 
 
+def parameter_names(model: nn.Module, kind: str) -> frozenset[str]:
+    """Names, in the encoder, of all parameters that hold weights of a kind's units."""
+    found = places(model, kind)
+    names = [name for name, _ in encoder_of(model).named_parameters()]
+    below = tuple(f"{module}." for place in found if not place.slices for module in place.modules)
+    slices = {part.name for place in found for part in place.slices}
+    return frozenset(name for name in names if name in slices or name.startswith(below))
+
+
 def unit_sums(model: nn.Module, kind: str, tensors: Mapping[str, torch.Tensor]) -> Values:
     """For each unit the sum over its weights.
 
@@ -131,28 +140,27 @@ def unit_sums(model: nn.Module, kind: str, tensors: Mapping[str, torch.Tensor]) 
     Raises:
         As ``places``.
     """
-    if kind == "layers":
-        (place,) = places(model, kind)
-        return (torch.stack([_sum_below(prefix, tensors) for prefix in place.modules]),)
-    return tuple(_sum_of(place, tensors) for place in places(model, kind))
+    device = next(model.parameters()).device
+    sums = []
+    for place in places(model, kind):
+        total = torch.zeros(place.units, device=device)
+        for part in place.slices:
+            if part.name in tensors:
+                total += part.sums(tensors[part.name].float(), place.units)
+        if not place.slices:
+            total += torch.stack([_sum_below(module, tensors, device) for module in place.modules])
+        sums.append(total)
+    return tuple(sums)
 
 
-def _sum_below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    below = [tensor.float().sum() for name, tensor in tensors.items() if _is_in(name, prefix)]
-    return torch.stack(below).sum() if below else torch.zeros(())
-
-
-def _sum_of(place: Place, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    parts = [
-        part.sums(tensors[part.name].float(), place.units)
-        for part in place.slices
-        if part.name in tensors
-    ]
-    return torch.stack(parts).sum(0) if parts else torch.zeros(place.units)
-
-
-def _is_in(parameter: str, module: str) -> bool:
-    return parameter.startswith(module + ".")
+def _sum_below(
+    module: str, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    total = torch.zeros((), device=device)
+    for name, tensor in tensors.items():
+        if name.startswith(f"{module}."):
+            total += tensor.float().sum()
+    return total
 
 
 def check_values(model: nn.Module, kind: str, values: Values) -> None:

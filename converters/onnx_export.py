@@ -29,9 +29,15 @@ try:
     import onnx_ir as ir
 
     from edgeformer.converters.onnx_attention import TRANSLATIONS
+    from edgeformer.converters.onnx_lstm import lstm_translation
     from edgeformer.converters.onnx_passes.clean import clean
     from edgeformer.converters.onnx_passes.editing import linears, matrix
     from edgeformer.converters.onnx_passes.half_precision import convert_half
+    from edgeformer.converters.onnx_passes.lstm_weights import (
+        fold_lstm_weights,
+        lstms,
+        store_lstm_int8,
+    )
     from edgeformer.converters.onnx_passes.quantize_linears import is_quantizable, quantize_linears
     from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables, tables
     from edgeformer.converters.onnx_passes.smooth_inputs import smooth_inputs
@@ -130,7 +136,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=TRANSLATIONS | lstm_translation(),
             )
     except Exception as error:
         raise ModelError(
@@ -139,6 +145,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
             " operations that do not depend on values",
         ) from error
     assert exported is not None and exported.exported_program is not None  # since dynamo=True
+    fold_lstm_weights(exported.model)
     return exported.model, exported.exported_program
 
 
@@ -191,6 +198,7 @@ def _at_precision(
         smooth_inputs(copy, ranges, kept)
         quantize_linears(copy, profile.quantization.reduce_range, kept)
         quantize_tables(copy, kept=kept)
+        store_lstm_int8(copy)
     elif precision == "fp16":
         convert_half(copy)
     return copy
@@ -208,13 +216,17 @@ def _write(
             hint="convert with --precision int8, or compress the model first",
         )
     file = f"{variant_id}/model.onnx"
+    note = "; ".join(filter(None, (_NOTES[precision], _lstm_note(model, precision))))
     (root / variant_id).mkdir(exist_ok=True)  # a refined file is written again
     (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     main = Program(file, "main", (), prepared.inputs, prepared.outputs)
     provider = profile.runtime.provider if precision == "fp16" else ""
-    return Variant(
-        variant_id, "onnx", precision, "dense", _NOTES[precision], provider, {"main": main}
-    )
+    return Variant(variant_id, "onnx", precision, "dense", note, provider, {"main": main})
+
+
+def _lstm_note(model: ir.Model, precision: str) -> str:
+    told = precision == "int8" and bool(lstms(model))
+    return "LSTM weights int8 in the file, float32 from loading on" if told else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -123,8 +123,8 @@ def test_a_length_that_cannot_be_freed_is_named_and_padded_for() -> None:
         np.testing.assert_allclose(row, expected["embedding"][0], atol=1e-5 * max(1.0, largest))
 
 
-def test_a_file_of_slices_keeps_its_buckets() -> None:
-    assert "SLICE" in tokens_two_buckets().variants["int8"].note
+def test_a_file_with_constants_of_the_length_keeps_its_buckets() -> None:
+    assert tokens_two_buckets().variants["int8"].note.startswith("fixed lengths: ")
 
 
 class Scores(nn.Module):

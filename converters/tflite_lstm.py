@@ -27,12 +27,8 @@ from edgeformer.errors import ModelError
 
 _CODE = b"edgeformer.lstm"
 _CLOSED = -1.0e4  # added to a gate: sigmoid(-10000) is 0 in float32
-_GATES_CLOSED = (
-    _CLOSED,
-    _CLOSED,
-    0.0,
-    0.0,
-)  # torch's order, and TFLite's: input, forget, cell, output
+# In torch's order of the gates, which is TFLite's: input, forget, candidate, output.
+_GATES_CLOSED = (_CLOSED, _CLOSED, 0.0, 0.0)
 _NONE = -1  # an operand that is left out
 
 torch.library.define(

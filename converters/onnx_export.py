@@ -29,10 +29,16 @@ try:
     import onnx_ir as ir
 
     from edgeformer.converters.onnx_attention import TRANSLATIONS
+    from edgeformer.converters.onnx_lstm import lstm_translation
     from edgeformer.converters.onnx_passes.clean import clean
     from edgeformer.converters.onnx_passes.editing import linears, matrix
     from edgeformer.converters.onnx_passes.fuse_attention import fuse_attention
     from edgeformer.converters.onnx_passes.half_precision import convert_half
+    from edgeformer.converters.onnx_passes.lstm_weights import (
+        fold_lstm_weights,
+        lstms,
+        store_lstm_int8,
+    )
     from edgeformer.converters.onnx_passes.quantize_linears import is_quantizable, quantize_linears
     from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables, tables
     from edgeformer.converters.onnx_passes.quantize_texts import quantize_texts
@@ -142,7 +148,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=TRANSLATIONS | lstm_translation(),
             )
     except Exception as error:
         raise ModelError(
@@ -151,6 +157,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
             " operations that do not depend on values",
         ) from error
     assert exported is not None and exported.exported_program is not None  # since dynamo=True
+    fold_lstm_weights(exported.model)
     return exported.model, exported.exported_program
 
 
@@ -224,6 +231,7 @@ def _to_precision(
             quantize_texts(model, profile.quantization.reduce_range, kept)
         quantize_linears(model, profile.quantization.reduce_range, kept)
         quantize_tables(model, kept=kept)
+        store_lstm_int8(model)
 
 
 def _write(
@@ -244,13 +252,19 @@ def _write(
             hint="convert with --precision int8, or compress the model first",
         )
     file = f"{variant_id}/model.onnx"
+    how = _SINGLE_NOTE if single else _NOTES[precision]
+    note = "; ".join(filter(None, (how, _lstm_note(model, precision))))
     (root / variant_id).mkdir(exist_ok=True)  # a refined file is written again
     (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     main = Program(file, "main", (), prepared.inputs, prepared.outputs)
     provider = profile.runtime.provider if precision == "fp16" else ""
     layout = "single" if single else "dense"
-    note = _SINGLE_NOTE if single else _NOTES[precision]
     return Variant(variant_id, "onnx", precision, layout, note, provider, {"main": main})
+
+
+def _lstm_note(model: ir.Model, precision: str) -> str:
+    told = precision == "int8" and bool(lstms(model))
+    return "LSTM weights int8 in the file, float32 from loading on" if told else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import BundleError, EdgeFormerError, EngineError
-from edgeformer.runtime import kernels
+from edgeformer.runtime import kernels, recurrent
 from edgeformer.runtime.activations import activate
 from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
 from edgeformer.runtime.plan import (
@@ -284,6 +284,8 @@ KERNELS: dict[str, Callable[..., None]] = {
     "attention_packed": kernels.attention_packed,
     "attention_dense": kernels.attention_dense,
     "attention_heads": kernels.attention_heads,
+    "lstm_packed": recurrent.lstm_packed,
+    "lstm_dense": recurrent.lstm_dense,
     "softmax": kernels.softmax,
     "segment_sum": kernels.segment_sum,
     "activate": activate,

@@ -161,7 +161,12 @@ def read_state(root: Path = ROOT) -> MachineState:
 
 def disturbances(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     """Sentences about what makes figures taken between two states less than trustworthy."""
-    found = list(contention(machine, start, end))
+    return contention(machine, start, end) + doubts(machine, start)
+
+
+def doubts(machine: Machine, start: MachineState) -> tuple[str, ...]:
+    """Sentences about what makes figures of this machine less than trustworthy on any day."""
+    found = []
     if machine.emulator:
         found.append(f"emulated by {machine.emulator}: these times say nothing about a real CPU")
     slow = [g for g in start.governor.split(",") if g in ("powersave", "conservative", "ondemand")]
@@ -173,8 +178,8 @@ def disturbances(machine: Machine, start: MachineState, end: MachineState) -> tu
 def contention(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     """Sentences about what took the CPU away between two states: other work, throttling.
 
-    Other work is measured where the system counts what its CPUs do; elsewhere, and where less
-    than a second lies between the states, the load at the start has to do.
+    Other work is measured where the system counts what its CPUs do; elsewhere, and where no time
+    lies between the states, the load at the start has to do.
     """
     found = list(_other_work(machine, start, end))
     before = start.throttling or ()
@@ -190,7 +195,7 @@ _OTHER_SHARE, _STOLEN_SHARE = 0.10, 0.05
 
 def _other_work(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     seconds = (end.clock_seconds - start.clock_seconds) * machine.affinity_cpus
-    if start.busy_seconds is None or end.busy_seconds is None or seconds < 1:
+    if start.busy_seconds is None or end.busy_seconds is None or seconds <= 0:
         if start.load_1min is not None and start.load_1min > 0.5 * machine.affinity_cpus:
             return (f"other work was running: load {start.load_1min:.1f} at the start",)
         return ()

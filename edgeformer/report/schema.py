@@ -207,11 +207,13 @@ class Profile:
         state, error, hint: as in Result; ``missing``: this engine gives no profile here.
         source: what kept the time.
         runs: profiled calls.
-        whole_ms: the engine's call without the profiler, median.
-        profiled_ms: the same call under the profiler, median.
+        whole_ms: the engine's call without the profiler: mean of the fastest three quarters, as
+            for every step.
+        profiled_ms: the same call under the profiler.
         clock_ms: what the profiler itself added to each step; already subtracted.
         rows: layer by layer, in the order in which they run.
         note: what to know when reading it.
+        void_reasons: as in Result.
     """
 
     variant: str
@@ -230,6 +232,7 @@ class Profile:
     clock_ms: float = 0.0
     rows: tuple[OperationTime, ...] = ()
     note: str = ""
+    void_reasons: tuple[str, ...] = ()
 
     @property
     def attributed_ms(self) -> float:
@@ -362,6 +365,7 @@ class Report:
                 row.update(_derived(result))
         for row, profile in zip(data["profiles"], self.profiles, strict=True):
             row["not_attributed_ms"] = profile.not_attributed_ms
+            row["void"] = bool(profile.void_reasons)
         return data
 
 

@@ -1,7 +1,8 @@
 """Reports made by hand, for tests of what reads and shows them."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 from edgeformer.machine import Machine, MachineState
 from edgeformer.report.schema import (
@@ -148,3 +149,39 @@ def full_report(name: str = "all-MiniLM-L6-v2") -> Report:
         exits=(ExitHistogram("onnx-int8", "sst2", (2, 4, 6), (410, 250, 212), "entropy 0.2"),),
         notes=("CPU governor ondemand: the clock follows the work with a delay",),
     )
+
+
+def void_report() -> Report:
+    """One that must not be quoted: other work ran throughout, and during each result."""
+    reasons = ("other work took 43% of the CPUs",)
+    report = full_report()
+    return replace(
+        report,
+        results=tuple(replace(found, void_reasons=reasons) for found in report.results),
+        void_reasons=(*reasons, "the CPU was held back: under-voltage"),
+    )
+
+
+HOSTILE = (
+    "</text></svg></style></title><script>alert(1)</script><img src=http://127.0.0.1/x onerror=a()>"
+    "\"'`&<!--]]>|\\*_[x](javascript:a())\n# \x00\x08\ud800\u202e\u2028{}$"
+)
+
+
+def hostile(report: Report) -> Report:
+    """The same with every text of a report replaced by one that would like to be more."""
+    changed: Report = _poisoned(report, ("state",))
+    return changed
+
+
+def _poisoned(value: Any, spared: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return HOSTILE
+    if isinstance(value, tuple):
+        return tuple(_poisoned(item, spared) for item in value)
+    if isinstance(value, dict):
+        return {HOSTILE + key: HOSTILE for key in value}
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in fields(value) if item.name not in spared]
+        return replace(value, **{name: _poisoned(getattr(value, name), spared) for name in names})
+    return value

@@ -1,5 +1,7 @@
 """What every section of report.html is made of: a figure, a table."""
 
+from collections.abc import Iterable
+
 from edgeformer.report.svg import escape
 from edgeformer.report.tables import Table
 
@@ -15,6 +17,11 @@ def figure(drawing: str, caption: str) -> str:
 def beside(left: str, right: str) -> str:
     """Two blocks beside each other where the page is wide enough."""
     return f'<div class="beside">{left}{right}</div>'
+
+
+def many(drawings: Iterable[str]) -> str:
+    """Small drawings of one kind, as many beside each other as fit."""
+    return f'<div class="many">{"".join(drawings)}</div>'
 
 
 def table_html(table: Table, css: str = "", head: bool = True) -> str:

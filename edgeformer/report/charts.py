@@ -66,35 +66,32 @@ class Point:
     high: float | None = None
 
 
-def distributions(rows: Sequence[Sampled], bins: int = 48) -> str:
-    """A histogram for each row, on an axis of its own, with p50, p90 and p99."""
-    height, body = 84.0, []
-    for k, row in enumerate(rows):
-        top = k * height
-        marks = [percentile(row.samples_ms, percent) for percent in (50, 90, 99)]
-        low, high = min(row.samples_ms), max(*row.samples_ms, marks[2])
-        if low == high:
-            low, high = low * 0.95, high * 1.05 or 1.0
-        scale = Scale(low, high, 0, WIDTH)
-        counts = [0] * bins
-        for value in row.samples_ms:
-            counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
-        base, tallest = top + 62, max(counts)
-        body.append(f'<g class="{row.css}">')
-        figures = " · ".join(number(value) for value in marks)
-        body.append(text(0, top + 12, shorten(row.name, 34), "strong"))
-        body.append(text(WIDTH, top + 12, f"{figures} ms", "end"))
-        for n, count in enumerate(counts):
-            if count:
-                x, size = n * WIDTH / bins, 38 * count / tallest
-                title = f"{count} calls of about {number(low + (n + 0.5) * (high - low) / bins)} ms"
-                body.append(rect(x, base - size, WIDTH / bins - 1, size, "pale", title))
-        body.append(line(0, base, WIDTH, base, "axis"))
-        for value in marks:
-            body.append(line(scale(value), base - 42, scale(value), base + 3, "whisker"))
-        body += _mark_names(scale, base, marks)
-        body.append("</g>")
-    return svg(len(rows) * height - 4, body, "distribution of the timed calls")
+def distribution(row: Sampled, bins: int = 48) -> str:
+    """A histogram of the samples from the fastest to the slowest, with p50, p90 and p99."""
+    marks = [percentile(row.samples_ms, percent) for percent in (50, 90, 99)]
+    low, high = min(row.samples_ms), max(row.samples_ms)
+    if low == high:
+        margin = 0.05 * high or 0.5
+        low, high = low - margin, high + margin
+    scale, base = Scale(low, high, 0, WIDTH), 62.0
+    counts = [0] * bins
+    for value in row.samples_ms:
+        counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
+    figures = " · ".join(number(value) for value in marks)
+    body = [
+        f'<g class="{row.css}">',
+        text(0, 12, shorten(row.name, 34), "strong"),
+        text(WIDTH, 12, f"{figures} ms", "end"),
+    ]
+    for n, count in enumerate(counts):
+        if count:
+            x, size = n * WIDTH / bins, 38 * count / max(counts)
+            title = f"{count} calls of about {number(low + (n + 0.5) * (high - low) / bins)} ms"
+            body.append(rect(x, base - size, WIDTH / bins - 1, size, "pale", title))
+    body.append(line(0, base, WIDTH, base, "axis"))
+    body += [line(scale(value), base - 42, scale(value), base + 3, "whisker") for value in marks]
+    body += [*_mark_names(scale, base, marks), "</g>"]
+    return svg(80, body, f"distribution of the timed calls of {row.name}")
 
 
 def _mark_names(scale: Scale, base: float, marks: Sequence[float]) -> list[str]:

@@ -67,7 +67,7 @@ def along(
     for row in rows:
         key = (row.label, tuple(get(row.result) for get in others))
         groups.setdefault(key, []).append(row.result)
-    kept = {key: members for key, members in groups.items() if len(members) > 1}
+    kept = {key: found for key, found in groups.items() if len({axis(r) for r in found}) > 1}
     varying = [k for k in range(len(others)) if len({key[1][k] for key in kept}) > 1]
     lines = []
     for (label, values), members in kept.items():

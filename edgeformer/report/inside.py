@@ -89,19 +89,20 @@ def operation_class(operation: str) -> str:
 def accuracy(reports: Sequence[Report]) -> str:
     """Accuracy, or nearness to PyTorch where none was evaluated, against speed."""
     rows = reference(labelled(reports))
-    evaluated = any(report.accuracy for report in reports)
-    names = tables.report_names(reports)
-    parts = []
-    if evaluated:
-        for dataset, metric in dict.fromkeys(
-            (found.dataset, found.metric) for report in reports for found in report.accuracy
-        ):
-            points = _accuracy_points(reports, names, rows, dataset, metric)
-            if points:
-                drawn = charts.scatter(points, "median ms a call", metric)
-                parts.append(figure(drawn, f"{metric} on {dataset}"))
-        parts.append(table_html(tables.accuracy_table(reports)))
-    near = [
+    near = _nearness(rows)
+    figures = _evaluations(reports, rows) if any(report.accuracy for report in reports) else near
+    found = [tables.accuracy_table(reports), tables.fidelity_table(rows)]
+    listed = "".join(table_html(table) for table in found if table.rows)
+    if not figures and not listed:
+        return ""
+    hint = "A dashed line joins what nothing else beats in both."
+    head = f'<h2>Accuracy against speed</h2><p class="hint">{hint}</p>'
+    return head + beside("".join(figures), f"<div>{listed}</div>")
+
+
+def _nearness(rows: Sequence[Labelled]) -> list[str]:
+    """Against the nearness to PyTorch that the conversion measured."""
+    points = [
         charts.Point(
             row.label,
             engine_class(row.result.engine),
@@ -111,15 +112,23 @@ def accuracy(reports: Sequence[Report]) -> str:
         for row in rows
         if row.result.fidelity
     ]
-    if len(near) > 1 and not evaluated:
-        drawn = charts.scatter(near, "median ms a call", "mean cosine to PyTorch")
-        parts.append(figure(drawn, "Nearness to the PyTorch model's answers"))
-    if near:
-        parts.append(table_html(tables.fidelity_table(rows)))
-    if not parts:
-        return ""
-    hint = "A dashed line joins what nothing else beats in both."
-    return f'<h2>Accuracy against speed</h2><p class="hint">{hint}</p>{"".join(parts)}'
+    if len(points) < 2:
+        return []
+    drawn = charts.scatter(points, "median ms a call", "mean cosine to PyTorch")
+    return [figure(drawn, "Nearness to the PyTorch model's answers")]
+
+
+def _evaluations(reports: Sequence[Report], rows: Sequence[Labelled]) -> list[str]:
+    """A figure for each data set and metric."""
+    names = tables.report_names(reports)
+    pairs = dict.fromkeys((a.dataset, a.metric) for report in reports for a in report.accuracy)
+    figures = []
+    for dataset, metric in pairs:
+        points = _accuracy_points(reports, names, rows, dataset, metric)
+        if points:
+            drawn = charts.scatter(points, "median ms a call", metric)
+            figures.append(figure(drawn, f"{metric} on {dataset}"))
+    return figures
 
 
 def _accuracy_points(
@@ -155,6 +164,6 @@ def exits(reports: Sequence[Report]) -> str:
                 engine_class(found.variant.partition("-")[0]),
             )
             rule = f", {found.threshold}" if found.threshold else ""
-            parts.append(figure(drawn, f"{found.variant} on {found.dataset}{rule}"))
-            parts.append(table_html(tables.exit_table(found)))
+            shown = figure(drawn, f"{found.variant} on {found.dataset}{rule}")
+            parts.append(beside(shown, table_html(tables.exit_table(found))))
     return f"<h2>Early exits</h2>{''.join(parts)}" if parts else ""

@@ -6,7 +6,7 @@
 Schema 2; docs/report_schema.md describes every field. report.json is the source: the terminal's
 table, Markdown and HTML are made from it and from nothing else. Fields may be added within a
 schema: a reader ignores what it does not know, and gives what is absent its default. Times are in
-ms, memory in MB (1e6 bytes). Standard library only, until a mean's interval is asked for.
+ms, memory in MB (1e6 bytes). NumPy and the standard library only.
 """
 
 import json

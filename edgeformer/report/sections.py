@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edgeformer.report import charts, tables
-from edgeformer.report.blocks import beside, figure, table_html
+from edgeformer.report.blocks import beside, figure, many, table_html
 from edgeformer.report.choices import AXES, along, reference, workload_text
 from edgeformer.report.schema import Report, Result
 from edgeformer.report.svg import engine_class, escape
@@ -65,9 +65,10 @@ def at_a_glance(reports: Sequence[Report]) -> str:
     """A card for each variant."""
     chosen = reference(labelled(reports))
     cards = [_card(row) for row in chosen]
-    for report in reports:
+    for name, report in zip(tables.report_names(reports), reports, strict=True):
         lost = {r.variant: r for r in report.results if not r.measured}
-        cards += [_lost_card(result) for result in lost.values()]
+        of = f"{name}: " if len(reports) > 1 else ""
+        cards += [_lost_card(of + result.variant, result) for result in lost.values()]
     if not cards:
         return ""
     what = workload_text([row.result for row in chosen])
@@ -98,10 +99,10 @@ def _card(row: Labelled) -> str:
     )
 
 
-def _lost_card(result: Result) -> str:
+def _lost_card(name: str, result: Result) -> str:
     return (
         f'<div class="card lost {engine_class(result.engine)}">'
-        f'<div class="name">{escape(result.variant)}</div>'
+        f'<div class="name">{escape(name)}</div>'
         f'<div class="big">{escape(result.state)}</div>'
         f'<p class="hint">{escape(result.error)}<br>{escape(result.hint)}</p></div>'
     )
@@ -113,18 +114,18 @@ def latency(reports: Sequence[Report]) -> str:
     if not rows:
         return ""
     chosen = reference(rows)
-    drawn = charts.distributions(
-        [
+    drawn = [
+        charts.distribution(
             charts.Sampled(row.label, engine_class(row.result.engine), row.result.samples_ms)
-            for row in chosen
-        ]
-    )
+        )
+        for row in chosen
+    ]
     what = workload_text([row.result for row in chosen])
     return (
         "<h2>Latency</h2>"
-        '<p class="hint">Every timed call after warm-up. Each row has an axis of its own, from its'
+        '<p class="hint">Every timed call after warm-up. Each variant has its own axis, from its'
         " fastest call to its slowest; lines and figures are p50, p90 and p99.</p>"
-        f"{figure(drawn, what)}"
+        f"{figure(many(drawn), what)}"
         f"{table_html(tables.result_table(rows, tables.LATENCY))}"
     )
 
@@ -244,8 +245,8 @@ def machine(reports: Sequence[Report]) -> str:
     for name, report in zip(tables.report_names(reports), reports, strict=True):
         if len(reports) > 1:
             parts.append(f"<h3>{escape(name)}</h3>")
-        parts.append(table_html(tables.machine_table(report), "facts", head=False))
-        parts.append(table_html(tables.state_table(report)))
+        facts = table_html(tables.machine_table(report), "facts", head=False)
+        parts.append(beside(facts, table_html(tables.state_table(report))))
     return "".join(parts)
 
 

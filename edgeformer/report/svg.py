@@ -102,15 +102,20 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten between ``low`` and ``high``."""
+    """Multiples of 1, 2 or 5 times a power of ten between ``low`` and ``high``; at least two."""
     span = high - low
     if not span > 0:
         return [low]
-    raw = span / most
-    unit = 10 ** math.floor(math.log10(raw))
-    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+    fair = span / most
+    steps = [10 ** math.floor(math.log10(fair)) * factor for factor in (10, 5, 2, 1, 0.5, 0.2)]
+    wide = [step for step in steps if step >= fair * 0.999]
+    found: list[float] = []
+    for step in steps[len(wide) - 1 :]:  # the smallest that is wide enough, then smaller ones
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        found = [n * step for n in range(first, last + 1)]
+        if len(found) > 1:
+            break
+    return found
 
 
 def log_ticks(low: float, high: float) -> list[float]:

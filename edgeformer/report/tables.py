@@ -299,6 +299,7 @@ def _state(value: object) -> str:
 
 def number(value: float) -> str:
     """Three significant digits at least, and none that mean nothing: 0.0123, 1.23, 12.3, 123."""
+    value = value or 0.0  # no minus before a zero
     size = abs(value)
     if size >= 99.95:
         return f"{value:.0f}"

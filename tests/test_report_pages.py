@@ -176,6 +176,11 @@ def test_hostile_text_in_markdown_stays_in_its_place() -> None:
         assert len(counts) == 1
 
 
+def test_accuracy_is_drawn_beside_the_model_it_was_made_from() -> None:
+    assert "PyTorch" in read(html_page([full_report()])).words
+    assert "PyTorch" not in read(html_page([full_report("a"), full_report("b")])).words
+
+
 def test_one_workload_stands_for_all_on_the_cards() -> None:
     chosen = reference(labelled([matrix()]))
     assert [row.label for row in chosen] == list(ENGINES)

@@ -177,16 +177,25 @@ def bars(rows: Sequence[Bar], unit: str, compact: bool = False) -> str:
     )
 
 
-def scatter(points: Sequence[Point], x_label: str, y_label: str) -> str:
-    """Named points; a dashed line joins those that no other beats in both (less x, more y)."""
+def scatter(
+    points: Sequence[Point], x_label: str, y_label: str, level: tuple[str, float] | None = None
+) -> str:
+    """Named points; a dashed line joins those that no other beats in both (less x, more y).
+
+    ``level`` is a name and a y to compare with, drawn across.
+    """
     xs = [point.x for point in points]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
+    ys += [level[1]] if level else []
     logarithmic = min(xs) > 0 and max(xs) / min(xs) > 12
     left, right = (min(xs) * 0.7, max(xs) * 1.4) if logarithmic else (0.0, max(xs) * 1.1)
     top, bottom = 26.0, 246.0
     across = Scale(left, right or 1.0, _LEFT, _RIGHT, logarithmic)
     up = Scale(*bounds(ys, 0.12), bottom, top)
     body = y_axis(up, _LEFT, _RIGHT, y_label) + x_axis(across, bottom, top, x_label)
+    if level:
+        body.append(line(_LEFT, up(level[1]), _RIGHT, up(level[1]), "axis"))
+        body.append(text(_RIGHT, up(level[1]) - 5, shorten(level[0], 40), "soft end"))
     front = pareto(points)
     corners = [f"{across(point.x):.1f},{up(point.y):.1f}" for point in front]
     if len(front) > 1:

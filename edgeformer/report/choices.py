@@ -52,7 +52,8 @@ def workload_text(results: Sequence[Result]) -> str:
     if len(tokens) == 1 and tokens != {0}:
         parts.append(f"{next(iter(tokens))} tokens")
     if len(batches) == 1:
-        parts.append(f"{count(next(iter(batches)), 'text')} a call")
+        unit = "row" if tokens == {0} else "text"
+        parts.append(f"{count(next(iter(batches)), unit)} a call")
     if len(threads) == 1:
         parts.append(count(next(iter(threads)), "thread"))
     return ", ".join(parts)

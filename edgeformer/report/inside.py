@@ -126,9 +126,24 @@ def _evaluations(reports: Sequence[Report], rows: Sequence[Labelled]) -> list[st
     for dataset, metric in pairs:
         points = _accuracy_points(reports, names, rows, dataset, metric)
         if points:
-            drawn = charts.scatter(points, "median ms a call", metric)
+            level = _pytorch_level(reports, dataset, metric)
+            drawn = charts.scatter(points, "median ms a call", metric, level)
             figures.append(figure(drawn, f"{metric} on {dataset}"))
     return figures
+
+
+def _pytorch_level(
+    reports: Sequence[Report], dataset: str, metric: str
+) -> tuple[str, float] | None:
+    """What the model scored before it was converted; None where that was not evaluated, or
+    where several models are shown."""
+    found = [
+        item.value
+        for report in reports
+        for item in report.accuracy
+        if (item.variant, item.dataset, item.metric) == ("pytorch", dataset, metric)
+    ]
+    return ("PyTorch", found[0]) if len(found) == 1 else None
 
 
 def _accuracy_points(

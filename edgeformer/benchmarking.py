@@ -21,9 +21,9 @@ from edgeformer.isolation import run_worker
 from edgeformer.machine import (
     Machine,
     MachineState,
-    contention,
     describe_machine,
     doubts,
+    interference,
     read_state,
 )
 from edgeformer.report.schema import BundleFacts, Fidelity, Profile, Report, Result, Roofline
@@ -200,7 +200,7 @@ def _measure(bundle: "Bundle", cell: Cell, iterations: int | None, machine: Mach
     request = {**worker_request(bundle, cell), "iterations": iterations}
     before = read_state()
     outcome = run_worker("edgeformer.benchmark_worker", request)
-    reasons = contention(machine, before, read_state())
+    reasons = interference(machine, before, read_state())
     if outcome.answer is None:
         return replace(blank, state="failed", error=outcome.failure, hint=outcome.hint)
     answer = dict(outcome.answer)
@@ -274,7 +274,7 @@ def _unstable(results: Sequence[Result]) -> tuple[str, ...]:
 def _void_reasons(
     machine: Machine, start: MachineState, end: MachineState, results: Sequence[Result]
 ) -> tuple[str, ...]:
-    reasons = contention(machine, start, end)
+    reasons = interference(machine, start, end)
     void = sum(1 for result in results if result.void_reasons)
     if void:
         reasons += (f"{void} of {len(results)} results were disturbed",)

@@ -176,17 +176,28 @@ def doubts(machine: Machine, start: MachineState) -> tuple[str, ...]:
 
 
 def contention(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
-    """Sentences about what took the CPU away between two states: other work, throttling.
+    """Sentences about what took the CPU away between two states: load, throttling."""
+    return _load(machine, start) + _held_back(start, end)
 
-    Other work is measured where the system counts what its CPUs do; elsewhere, and where no time
-    lies between the states, the load at the start has to do.
+
+def interference(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
+    """The same, with other work measured: what the CPUs did between the states that was not ours.
+
+    Where the system does not count that, the load at the start has to do.
     """
-    found = list(_other_work(machine, start, end))
+    return _other_work(machine, start, end) + _held_back(start, end)
+
+
+def _load(machine: Machine, start: MachineState) -> tuple[str, ...]:
+    if start.load_1min is None or start.load_1min <= 0.5 * machine.affinity_cpus:
+        return ()
+    return (f"other work was running: load {start.load_1min:.1f} at the start",)
+
+
+def _held_back(start: MachineState, end: MachineState) -> tuple[str, ...]:
     before = start.throttling or ()
     held = [f for f in end.throttling or () if not f.endswith(" earlier") or f not in before]
-    if held:
-        found.append(f"the CPU was held back: {', '.join(held)}")
-    return tuple(found)
+    return (f"the CPU was held back: {', '.join(held)}",) if held else ()
 
 
 # Shares of the CPUs that other work, or other virtual machines, may take unmentioned.
@@ -196,9 +207,7 @@ _OTHER_SHARE, _STOLEN_SHARE = 0.10, 0.05
 def _other_work(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     seconds = (end.clock_seconds - start.clock_seconds) * machine.affinity_cpus
     if start.busy_seconds is None or end.busy_seconds is None or seconds <= 0:
-        if start.load_1min is not None and start.load_1min > 0.5 * machine.affinity_cpus:
-            return (f"other work was running: load {start.load_1min:.1f} at the start",)
-        return ()
+        return _load(machine, start)
     own = end.own_seconds - start.own_seconds
     other = (end.busy_seconds - start.busy_seconds - own) / seconds
     stolen = ((end.stolen_seconds or 0.0) - (start.stolen_seconds or 0.0)) / seconds

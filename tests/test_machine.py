@@ -11,9 +11,9 @@ import threadpoolctl
 
 from edgeformer.machine import (
     MachineState,
-    contention,
     describe_machine,
     disturbances,
+    interference,
     peak_rss_mb,
     read_state,
 )
@@ -161,11 +161,11 @@ def test_what_the_cpus_did_for_others_is_told_from_our_own_work(tmp_path: Path) 
     end = replace(end, clock_seconds=start.clock_seconds + 20)
     machine = replace(describe_machine(), affinity_cpus=count)
     ours = replace(end, own_seconds=start.own_seconds + 9.0 * count)
-    assert contention(machine, start, ours) == ()  # 10 s busy, 9 of them ours, 1 s stolen, of 20
-    found = contention(machine, start, replace(end, own_seconds=start.own_seconds + 2.0 * count))
+    assert interference(machine, start, ours) == ()  # 10 s busy, 9 of them ours, 1 s stolen, of 20
+    found = interference(machine, start, replace(end, own_seconds=start.own_seconds + 2.0 * count))
     assert found == ("other work took 40% of the CPUs",)
     stolen = replace(ours, stolen_seconds=4.0 * count)
-    assert contention(machine, start, stolen) == ("the hypervisor took 20% of the CPUs",)
+    assert interference(machine, start, stolen) == ("the hypervisor took 20% of the CPUs",)
 
 
 def test_a_sandbox_that_counts_nothing_is_judged_by_its_load(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_sandbox_that_counts_nothing_is_judged_by_its_load(tmp_path: Path) -> 
     assert (state.busy_seconds, state.stolen_seconds) == (None, None)
     later = replace(state, clock_seconds=state.clock_seconds + 20)
     busy = replace(state, load_1min=64.0)
-    assert "load 64.0" in contention(describe_machine(), busy, later)[0]
+    assert "load 64.0" in interference(describe_machine(), busy, later)[0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeformer.isolation import run_worker
-from edgeformer.machine import Machine, contention, read_state
+from edgeformer.machine import Machine, interference, read_state
 from edgeformer.report.schema import OperationTime, Profile, Result, Roofline
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _profile(bundle: "Bundle", cell: "Cell", result: Result, machine: Machine) -
         return replace(blank, state="missing", error=outcome.failure, hint=outcome.hint)
     answer = dict(outcome.answer)
     rows = tuple(OperationTime(**row) for row in answer.pop("rows"))
-    reasons = contention(machine, before, read_state())
+    reasons = interference(machine, before, read_state())
     return replace(blank, rows=rows, void_reasons=reasons, **answer)
 
 

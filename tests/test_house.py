@@ -142,6 +142,10 @@ def _first_party_imports(folder: str) -> set[str]:
             ),
         ),
         ("edgeformer/models", ("edgeformer.models", "edgeformer.errors")),
+        (
+            "edgeformer/compression",
+            ("edgeformer.compression", "edgeformer.models", "edgeformer.errors"),
+        ),
     ],
 )
 def test_imports_flow_one_way(folder: str, allowed: tuple[str, ...]) -> None:

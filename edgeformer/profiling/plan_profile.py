@@ -122,9 +122,7 @@ def _cost(op: str, arrays: Sequence[Array]) -> tuple[float, float]:
     """(flops of products, bytes of operands and result, each once)."""
     moved = float(sum(array.nbytes for array in arrays))
     out = arrays[-1]
-    if op == "linear":
-        return 2.0 * out.size * arrays[1].shape[0], moved
-    if op == "matmul":
+    if op in ("linear", "matmul"):
         return 2.0 * out.size * arrays[0].shape[-1], moved
     if op == "embedding":  # of the table only the rows that are looked up
         rows = out.size // max(1, out.shape[-1])

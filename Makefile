@@ -46,6 +46,7 @@ arm-instructions: setup
 bench: setup
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.layer_sums
 	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 
 DEMO := demo

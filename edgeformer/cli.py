@@ -26,7 +26,8 @@ from edgeformer.cli_common import (
     progress_option,
     say,
 )
-from edgeformer.cli_device import benchmark, doctor, inspect, run, tune
+from edgeformer.cli_device import doctor, inspect, run, tune
+from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.errors import EdgeFormerError
 
 
@@ -139,7 +140,7 @@ def show_profile(name: str, as_json: bool) -> None:
     print_result(data, cli_text.toml_text(data), as_json)
 
 
-for command in (run, benchmark, tune, inspect, doctor):
+for command in (run, benchmark, show_reports, tune, inspect, doctor):
     commands.add_command(command)
 
 

@@ -10,8 +10,9 @@ in, list out; nothing here pads, and nothing here knows which engine runs. A lon
 texts at a time, so that memory does not grow with it beyond the answers.
 """
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -44,6 +45,8 @@ class CallStats:
         truncated_texts, truncated_tokens: what ``on_long="truncate"`` cut off.
         windows: inputs run; above ``texts`` where ``on_long="window"`` split some.
         variants: ids of the variants that answered.
+        tokenize_seconds: time from texts to token ids; ``model_seconds``: from there to the
+            program's outputs. What is left of the call builds the answers.
     """
 
     texts: int = 0
@@ -52,9 +55,14 @@ class CallStats:
     truncated_tokens: int = 0
     windows: int = 0
     variants: tuple[str, ...] = ()
+    tokenize_seconds: float = field(default=0.0, compare=False)
+    model_seconds: float = field(default=0.0, compare=False)
 
-    def plus(self, rows: TextRows, variants: tuple[str, ...]) -> "CallStats":
-        """With the figures of more texts of the same call."""
+    def plus(
+        self, rows: TextRows, variants: tuple[str, ...], clock: tuple[float, float, float]
+    ) -> "CallStats":
+        """With the figures of more texts of the same call; ``clock``: begun, tokenized, run."""
+        begun, tokenized, run = clock
         return CallStats(
             texts=self.texts + rows.texts,
             tokens=self.tokens + len(rows.batch.ids),
@@ -62,6 +70,8 @@ class CallStats:
             truncated_tokens=self.truncated_tokens + rows.truncated_tokens,
             windows=self.windows + len(rows.batch),
             variants=tuple(dict.fromkeys(self.variants + variants)),
+            tokenize_seconds=self.tokenize_seconds + tokenized - begun,
+            model_seconds=self.model_seconds + run - tokenized,
         )
 
 
@@ -267,11 +277,15 @@ class Model:
     ) -> Iterator[tuple[TextRows, NDArray[Any]]]:
         """The texts' rows and their answers, some texts at a time."""
         longest, stats = self.manifest.model.max_length, CallStats()
+        clock = time.perf_counter
+        begun = clock()
         chunks = encode_in_chunks(self.tokenizer, texts, pair, longest, on_long, offsets)
         for rows in chunks:
+            tokenized = clock()
             encoded = self._dispatcher.encode(rows.batch)
-            stats = stats.plus(rows, encoded.variants)
+            stats = stats.plus(rows, encoded.variants, (begun, tokenized, clock()))
             yield rows, encoded.outputs[output]
+            begun = clock()  # what the caller made of them is neither
         self.last_call = stats
 
 

@@ -84,6 +84,11 @@ HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "tokenizers", "ai_edge_
             "import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning",
             HEAVY | {"click", "scipy"},
         ),
+        (
+            "import edgeformer.report.html, edgeformer.report.markdown, edgeformer.report.files,"
+            " edgeformer.profiling.profiles, edgeformer.profiling.roofline",
+            HEAVY | {"click", "scipy"},
+        ),
     ],
 )
 def test_the_device_side_imports_numpy_at_most(statement: str, forbidden: set[str]) -> None:
@@ -102,7 +107,7 @@ def hook(event, args):
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 import edgeformer, edgeformer.cli, edgeformer.runtime, edgeformer.pipeline
-import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning
+import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning, edgeformer.report.files
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -10,7 +10,7 @@ so that no answer can depend on padding.
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,14 @@ def open_engine(
 
 
 class NumpyEngine:
-    """See ``edgeformer.runtime.engine.Engine``. One run at a time; others wait."""
+    """See ``edgeformer.runtime.engine.Engine``. One run at a time; others wait.
+
+    ``run_program`` runs a bound program; a profiler puts its own in.
+    """
 
     def __init__(self, variant: Variant, plans: Mapping[str, Plan], threads: int) -> None:
         self.threads = threads
+        self.run_program: Callable[[BoundProgram], None] = BoundProgram.run
         self._variant = variant
         self._plans: dict[str, Plan] = dict(plans)
         self._buffers = Buffers()
@@ -140,7 +144,7 @@ class NumpyEngine:
             if array.shape != inputs[name].shape:
                 raise BundleError(f"model.plan gives its input {name} another shape than its port")
             np.copyto(array, inputs[name], casting="unsafe")
-        bound.run()
+        self.run_program(bound)
         return bound.outputs
 
     def _run_packed(

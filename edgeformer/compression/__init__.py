@@ -1,0 +1,1 @@
+"""Building blocks that make a model small: functions over modules and over training data."""

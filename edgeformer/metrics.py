@@ -2,6 +2,9 @@
 
 Pure functions over numpy arrays, equal to scikit-learn, scipy and seqeval (docs/eval.md names the
 functions). Of no data there is no figure: NaN. How sure a figure is, uncertainty.py says.
+
+A tally is int64 (classes, 3): for each class its hits (answered and true), how often it was the
+answer, and how often it is the truth. Every F1 is made from one; tallies of texts add up.
 """
 
 from collections.abc import Sequence
@@ -14,11 +17,12 @@ from numpy.typing import NDArray
 Ints = NDArray[np.intp]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Tally = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Precision, recall and F1 of one class or of all, from counts.
+    """Precision, recall and F1 of one class, or of all counted as one.
 
     Attributes:
         hits: answered and true.
@@ -46,6 +50,23 @@ class Scores:
         return 2 * self.hits / (self.answered + self.true) if self.hits else 0.0
 
 
+def class_scores(tally: Tally) -> tuple[Scores, ...]:
+    """The scores of each class."""
+    return tuple(Scores(*map(int, row)) for row in tally)
+
+
+def micro(tally: Tally) -> Scores:
+    """All classes counted as one: micro-averaged precision, recall and F1."""
+    return Scores(*map(int, tally.sum(axis=0)))
+
+
+def macro_f1(tally: Tally) -> float:
+    """Mean F1 of the classes that occur, in the data or in the answers."""
+    sizes = tally[:, 1] + tally[:, 2]
+    seen = sizes > 0
+    return float(np.mean(2 * tally[seen, 0] / sizes[seen])) if seen.any() else float("nan")
+
+
 def accuracy(truth: NDArray[Any], answers: NDArray[Any]) -> float:
     """Share of equal entries; of two-dimensional arrays, of rows that are equal as a whole."""
     equal = truth == answers
@@ -65,18 +86,9 @@ def confusion(truth: Ints, answers: Ints, classes: int) -> NDArray[np.int64]:
     return np.asarray(pairs.reshape(classes, classes), np.int64)
 
 
-def class_scores(counts: NDArray[np.int64]) -> tuple[Scores, ...]:
-    """The scores of each class from a confusion matrix."""
-    answered, true = counts.sum(axis=0), counts.sum(axis=1)
-    rows = zip(np.diag(counts), answered, true, strict=True)
-    return tuple(Scores(int(hits), int(a), int(t)) for hits, a, t in rows)
-
-
-def macro_f1(counts: NDArray[np.int64]) -> float:
-    """Mean F1 of the classes that occur, in the data or in the answers."""
-    hits, sizes = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
-    seen = sizes > 0
-    return float(np.mean(2 * hits[seen] / sizes[seen])) if seen.any() else float("nan")
+def class_tally(counts: NDArray[np.int64]) -> Tally:
+    """The tally of a confusion matrix."""
+    return np.stack([np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)], axis=1)
 
 
 def matthews(counts: NDArray[np.int64]) -> float:
@@ -93,18 +105,13 @@ def matthews(counts: NDArray[np.int64]) -> float:
     return float((np.trace(counts) * texts - true @ answered) / np.sqrt(size)) if size else 0.0
 
 
-def label_scores(truth: Bools, answers: Bools) -> tuple[Scores, ...]:
-    """The scores of each label of a multi-label problem; both arrays (texts, labels)."""
-    hits = (truth & answers).sum(axis=0)
-    rows = zip(hits, answers.sum(axis=0), truth.sum(axis=0), strict=True)
-    return tuple(Scores(int(h), int(a), int(t)) for h, a, t in rows)
+def label_tallies(truth: Bools, answers: Bools) -> NDArray[np.int64]:
+    """A tally of each text of a multi-label problem, int64 (texts, labels, 3).
 
-
-def together(scores: Sequence[Scores]) -> Scores:
-    """All classes counted as one: its F1 is the micro average."""
-    return Scores(
-        sum(s.hits for s in scores), sum(s.answered for s in scores), sum(s.true for s in scores)
-    )
+    Args:
+        truth, answers: bool (texts, labels).
+    """
+    return np.stack([truth & answers, answers, truth], axis=2).astype(np.int64)
 
 
 def ranks(values: Floats) -> Floats:
@@ -173,23 +180,33 @@ def tagged_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return spans
 
 
-def span_counts(
+def span_tallies(
     truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], kinds: Sequence[str]
 ) -> NDArray[np.int64]:
-    """Spans of each sentence, int64 (sentences, kinds, 3): hits, answered, true.
+    """A tally of each sentence's spans, int64 (sentences, kinds, 3).
 
     A span is a hit if kind, first and last word are right.
     """
-    counts = np.zeros((len(truth), len(kinds), 3), np.int64)
+    tallies = np.zeros((len(truth), len(kinds), 3), np.int64)
     place = {kind: i for i, kind in enumerate(kinds)}
-    for row, true_tags, answer_tags in zip(counts, truth, answers, strict=True):
+    for tally, true_tags, answer_tags in zip(tallies, truth, answers, strict=True):
         true, answered = tagged_spans(true_tags), tagged_spans(answer_tags)
         for column, found in enumerate((true & answered, answered, true)):
             for kind, _, _ in found:
-                row[place[kind], column] += 1
-    return counts
+                tally[place[kind], column] += 1
+    return tallies
 
 
-def summed(counts: NDArray[np.int64]) -> tuple[Scores, ...]:
-    """The scores of each kind from ``span_counts`` over all sentences."""
-    return tuple(Scores(*map(int, row)) for row in counts.sum(axis=0))
+def word_tallies(
+    truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], labels: Sequence[str]
+) -> NDArray[np.int64]:
+    """A tally of each sentence's words, int64 (sentences, labels, 3)."""
+    tallies = np.zeros((len(truth), len(labels), 3), np.int64)
+    place = {label: i for i, label in enumerate(labels)}
+    for tally, true_tags, answer_tags in zip(tallies, truth, answers, strict=True):
+        for true, answered in zip(true_tags, answer_tags, strict=True):
+            tally[place[answered], 1] += 1
+            tally[place[true], 2] += 1
+            if true == answered:
+                tally[place[true], 0] += 1
+    return tallies

@@ -52,7 +52,8 @@ def test_classification_equals_scikit_learn(rows: Any) -> None:
     assert metrics.accuracy(truth, answers) == pytest.approx(
         sklearn_metrics.accuracy_score(truth, answers), abs=1e-9
     )
-    assert metrics.macro_f1(counts) == pytest.approx(
+    tally = metrics.class_tally(counts)
+    assert metrics.macro_f1(tally) == pytest.approx(
         sklearn_metrics.f1_score(truth, answers, average="macro"), abs=1e-9
     )
     assert metrics.matthews(counts) == pytest.approx(
@@ -61,7 +62,7 @@ def test_classification_equals_scikit_learn(rows: Any) -> None:
     table = sklearn_metrics.precision_recall_fscore_support(
         truth, answers, labels=range(CLASSES), zero_division=0
     )
-    for i, row in enumerate(metrics.class_scores(counts)):
+    for i, row in enumerate(metrics.class_scores(tally)):
         wanted_row = [column[i] for column in table]
         assert [row.precision, row.recall, row.f1, row.true] == pytest.approx(wanted_row, abs=1e-9)
 
@@ -70,13 +71,14 @@ def test_classification_equals_scikit_learn(rows: Any) -> None:
 def test_multi_label_scores_equal_scikit_learn(rows: Any) -> None:
     both = np.array(rows)
     truth, answers = both[:, :3], both[:, 3:]
-    scores = metrics.label_scores(truth, answers)
-    for average, value in (
-        ("micro", metrics.together(scores).f1),
-        ("macro", float(np.mean([s.f1 for s in scores]))),
-    ):
-        wanted = sklearn_metrics.f1_score(truth, answers, average=average, zero_division=0)
-        assert value == pytest.approx(wanted, abs=1e-9)
+    tally = metrics.label_tallies(truth, answers).sum(axis=0)
+    wanted = sklearn_metrics.f1_score(truth, answers, average="micro", zero_division=0)
+    assert metrics.micro(tally).f1 == pytest.approx(wanted, abs=1e-9)
+    # Labels that nobody has are left out, as scikit-learn does when told so.
+    wanted = _quietly(
+        sklearn_metrics.f1_score, truth, answers, average="macro", zero_division=np.nan
+    )
+    assert metrics.macro_f1(tally) == pytest.approx(wanted, abs=1e-9, nan_ok=True)
     wanted = sklearn_metrics.accuracy_score(truth, answers)
     assert metrics.accuracy(truth, answers) == pytest.approx(wanted, abs=1e-9)
 
@@ -109,7 +111,7 @@ def test_of_no_data_there_is_no_figure() -> None:
     none, no_counts = np.array([], np.float64), metrics.confusion(_ints([]), _ints([]), 2)
     figures = [
         metrics.accuracy(none, none),
-        metrics.macro_f1(no_counts),
+        metrics.macro_f1(metrics.class_tally(no_counts)),
         metrics.matthews(no_counts),
         metrics.pearson(none, none),
         metrics.spearman(none, none),
@@ -119,6 +121,20 @@ def test_of_no_data_there_is_no_figure() -> None:
         uncertainty.mann_whitney(none, none),
     ]
     assert all(np.isnan(figure) for figure in figures)
+
+
+@given(st.lists(pairs_of(st.sampled_from(TAGS), 0), min_size=1, max_size=5))
+def test_word_tallies_equal_scikit_learn(sentences: Any) -> None:
+    truth, answers = ([s[side] if s else () for s in sentences] for side in (0, 1))
+    tally = metrics.word_tallies(truth, answers, TAGS).sum(axis=0)
+    true, answered = ([tag for tags in side for tag in tags] for side in (truth, answers))
+    if not true:
+        assert np.isnan(metrics.macro_f1(tally))
+        return
+    wanted = sklearn_metrics.f1_score(true, answered, average="macro")
+    assert metrics.macro_f1(tally) == pytest.approx(wanted, abs=1e-9)
+    wanted = sklearn_metrics.accuracy_score(true, answered)
+    assert metrics.micro(tally).f1 == pytest.approx(wanted, abs=1e-9)
 
 
 def test_cosines_of_rows_equal_scikit_learn() -> None:
@@ -147,9 +163,9 @@ def test_spans_follow_the_rule_of_conlleval(tags: str, spans: Any) -> None:
 def test_span_scores_of_the_example_in_seqevals_readme() -> None:
     truth = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     answers = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
-    misc, person = metrics.summed(metrics.span_counts(truth, answers, ["MISC", "PER"]))
-    assert (misc.f1, person.f1) == (0.0, 1.0)
-    assert metrics.together([misc, person]).f1 == 0.5
+    tally = metrics.span_tallies(truth, answers, ["MISC", "PER"]).sum(axis=0)
+    assert [scores.f1 for scores in metrics.class_scores(tally)] == [0.0, 1.0]
+    assert metrics.micro(tally).f1 == 0.5
 
 
 @pytest.mark.parametrize(
@@ -290,11 +306,10 @@ def test_span_scores_equal_seqeval(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             [str(generator.choice(TAGS)) if generator.random() < 0.3 else tag for tag in tags]
             for tags in truth
         ]
-        scores = metrics.summed(metrics.span_counts(truth, answers, ["PER", "LOC"]))
-        all_kinds = metrics.together(scores)
+        tally = metrics.span_tallies(truth, answers, ["PER", "LOC"]).sum(axis=0)
+        all_kinds = metrics.micro(tally)
         found = (all_kinds.precision, all_kinds.recall, all_kinds.f1)
         wanted = [_quietly(f, truth, answers) for f in (precision_score, recall_score, f1_score)]
         assert found == pytest.approx(wanted, abs=1e-9)
         macro = _quietly(f1_score, truth, answers, average="macro")
-        seen = [s.f1 for s in scores if s.true or s.answered]
-        assert float(np.mean(seen or [0.0])) == pytest.approx(macro, abs=1e-9)
+        assert metrics.macro_f1(tally) == pytest.approx(macro, abs=1e-9)

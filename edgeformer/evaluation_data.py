@@ -26,6 +26,7 @@ TOKEN_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("tags", "ner_tags", "labels", "pos_tags")
 SCORE_COLUMNS = ("score", "similarity", "label")
 SEPARATOR = "|"  # between the labels of one cell
+USUAL_COLUMNS = Columns()
 
 Truth = str | float | tuple[str, ...]
 
@@ -126,8 +127,8 @@ class LabelReader:
             return self.labels[int(name)]
         raise DataError(
             f"{where}: the model has no label {name!r}",
-            hint=f"{_near(name, self.labels)}; for data that names its labels otherwise:"
-            f" --labels-map {name}=LABEL,...",
+            hint=f"{_near(name, self.labels)} (where the data has other names for them:"
+            f" --labels-map {name}=LABEL)",
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ def _near(name: str, labels: Sequence[str]) -> str:
 def read_cases(
     path: Path,
     card: "ModelCard",
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     renamed: Mapping[str, str] | None = None,
 ) -> Cases:
     """Read the data that a model is evaluated on.
@@ -194,9 +195,7 @@ def truth_reader(kind: str, reader: LabelReader) -> Callable[[Any, str], Truth]:
 
     if kind == "tags":
         return read_all
-    return lambda value, where: tuple(
-        sorted(set(read_all(value, where)), key=reader.labels.index)
-    )
+    return lambda value, where: tuple(sorted(set(read_all(value, where)), key=reader.labels.index))
 
 
 def _items(value: Any, where: str) -> list[Any]:

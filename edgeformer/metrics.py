@@ -200,13 +200,17 @@ def span_tallies(
 def word_tallies(
     truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> NDArray[np.int64]:
-    """A tally of each sentence's words, int64 (sentences, labels, 3)."""
+    """A tally of each sentence's words, int64 (sentences, labels, 3).
+
+    An answer that is none of ``labels`` is no answer.
+    """
     tallies = np.zeros((len(truth), len(labels), 3), np.int64)
     place = {label: i for i, label in enumerate(labels)}
     for tally, true_tags, answer_tags in zip(tallies, truth, answers, strict=True):
         for true, answered in zip(true_tags, answer_tags, strict=True):
-            tally[place[answered], 1] += 1
             tally[place[true], 2] += 1
+            if answered in place:  # else the model gave no answer to this word
+                tally[place[answered], 1] += 1
             if true == answered:
                 tally[place[true], 0] += 1
     return tallies

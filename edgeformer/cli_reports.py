@@ -97,3 +97,63 @@ def evaluate(
         )
     print_result(report.as_dict(), evaluation_text(report), as_json)
     report.check()
+
+
+@click.command()
+@click.argument("contenders", nargs=-1, metavar="A B...")
+@click.option("--engine", help="Engine or variant of the bundles.  [default: auto]")
+@click.option("--texts", metavar="FILE", help="Texts to answer: .jsonl .csv .txt. Default: ours.")
+@click.option("--measure", is_flag=True, help="Time the bundles, in turns.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Length of the text to time.")
+@click.option("--rounds", type=click.IntRange(min=5), help="Turns of each.  [default: 20]")
+@click.option("--fail-if", metavar="CONDITION", multiple=True, help="Exit 3 if so: 'p50>+10%'.")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@threads_option
+@progress_option
+@json_option
+def compare(
+    contenders: tuple[str, ...],
+    engine: str | None,
+    texts: str | None,
+    measure: bool,
+    tokens: int | None,
+    rounds: int | None,
+    fail_if: tuple[str, ...],
+    markdown: bool,
+    threads: int | None,
+    progress: bool | None,
+    as_json: bool,
+) -> None:
+    """Compare bundles, or reports of benchmark (.json), with the first of them.
+
+    --fail-if takes p50, p90, p95, p99, mean, cold, load, size or rss, > or <, and a change from the
+    first (+10%, -5%) or a value (25ms, 30MB); it may be repeated.
+    """
+    from edgeformer.comparison import are_reports, compare_bundles
+    from edgeformer.comparison_reports import compare_reports
+    from edgeformer.comparison_text import bundle_text, report_text
+    from edgeformer.conditions import parse_conditions
+
+    conditions = parse_conditions(fail_if)
+    if are_reports(contenders):
+        if measure or (engine, texts, tokens, rounds, threads) != (None,) * 5:
+            raise UsageError("reports are compared as they are: only bundles can be run")
+        found = compare_reports(contenders, conditions)
+        print_result(found.as_dict(), report_text(found, markdown), as_json)
+        return found.check()
+    if not measure and (tokens, rounds) != (None, None):
+        raise UsageError("--tokens and --rounds go with --measure")
+    with Progress(progress) as shown:
+        bundles = compare_bundles(
+            contenders,
+            engine=engine or "auto",
+            threads=threads,
+            texts=texts,
+            measure=measure,
+            tokens=tokens,
+            rounds=rounds,
+            conditions=conditions,
+            progress=shown.step,
+        )
+    print_result(bundles.as_dict(), bundle_text(bundles, markdown), as_json)
+    return bundles.check()

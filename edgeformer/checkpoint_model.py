@@ -60,7 +60,8 @@ def open_checkpoint(folder: Path, threads: int | None = None) -> Model:
     if loaded.task not in BUNDLE_TASKS or loaded.tokenizer_json is None:
         raise ModelError(
             f"{folder} is a model of {loaded.task}{'' if loaded.tokenizer_json else ' on images'},"
-            " which has no table of labelled texts"
+            " which has no table of labelled texts",
+            hint=f"tasks that have one: {', '.join(BUNDLE_TASKS)}",
         )
     if threads is not None:
         torch.set_num_threads(available_threads(threads))

@@ -137,12 +137,15 @@ def compare(
     conditions = parse_conditions(fail_if)
     if are_reports(contenders):
         if measure or (engine, texts, tokens, rounds, threads) != (None,) * 5:
-            raise UsageError("reports are compared as they are: only bundles can be run")
+            raise UsageError(
+                "reports are compared as they are: only bundles can be run",
+                hint="leave out --measure, --engine, --texts, --tokens, --rounds and --threads",
+            )
         found = compare_reports(contenders, conditions)
         print_result(found.as_dict(), report_text(found, markdown), as_json)
         return found.check()
     if not measure and (tokens, rounds) != (None, None):
-        raise UsageError("--tokens and --rounds go with --measure")
+        raise UsageError("--tokens and --rounds are of a timing", hint="add --measure")
     with Progress(progress) as shown:
         bundles = compare_bundles(
             contenders,

@@ -183,7 +183,10 @@ def _workload(paths: Sequence[str | os.PathLike[str]], tokens: int | None) -> Wo
                 )
         longest = min(card.max_length for card in cards)
         if tokens is not None and tokens > longest:
-            raise UsageError(f"--tokens {tokens} is above {longest}, what all of the models take")
+            raise UsageError(
+                f"--tokens {tokens} is above {longest}, what all of the models take",
+                hint=f"--tokens {longest}",
+            )
         for bundle in bundles:
             bundle.check(bundle.manifest.files)
         return make_workload(bundles[0], None, tokens or min(DEFAULT_TOKENS, longest), 1)

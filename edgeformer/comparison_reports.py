@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeformer.conditions import Condition, Entry, Verdict, check_judged, judge
-from edgeformer.errors import ThresholdError, UsageError
+from edgeformer.conditions import Condition, Entry, Verdict, check_judged, fail, judge
+from edgeformer.errors import UsageError
 from edgeformer.report.schema import Report, Result, parse_report
 from edgeformer.uncertainty import Ratio, mann_whitney, ratio_of_medians
 
@@ -92,14 +92,6 @@ class ReportComparison:
         fail(self.broken)
 
 
-def fail(broken: Sequence[str]) -> None:
-    """Raises ThresholdError for conditions that hold."""
-    if broken:
-        raise ThresholdError(
-            "\n  ".join(broken), hint="the table above has the figures and how sure they are"
-        )
-
-
 def compare_reports(
     paths: Sequence[str | os.PathLike[str]], conditions: Sequence[Condition] = ()
 ) -> ReportComparison:
@@ -133,7 +125,10 @@ def read(path: str | os.PathLike[str]) -> Report:
     """The report of a file. Raises UsageError, or DataError as ``parse_report`` does."""
     source = Path(path)
     if not source.is_file():
-        raise UsageError(f"no file {source}")
+        raise UsageError(
+            f"no file {source}",
+            hint="edgeformer benchmark BUNDLE --report FILE.json writes one",
+        )
     return parse_report(source.read_bytes(), str(source))
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeformer.errors import UsageError
+from edgeformer.errors import ThresholdError, UsageError
 
 _TIMES = ("p50", "p90", "p95", "p99", "mean", "cold", "load")
 _MEMORY = ("size", "rss")
@@ -179,3 +179,11 @@ def check_judged(conditions: Sequence[Condition], verdict: Verdict) -> None:
                 f"--fail-if {condition.text!r}: nothing here has such a figure in both",
                 hint="sizes are always known, the others need --measure or reports of one workload",
             )
+
+
+def fail(broken: Sequence[str]) -> None:
+    """Raises ThresholdError for conditions that hold."""
+    if broken:
+        raise ThresholdError(
+            "\n  ".join(broken), hint="the tables above have the figures, and how sure they are"
+        )

@@ -206,7 +206,8 @@ def check_alike(card: "ModelCard", other: "ModelCard", name: str) -> None:
     if (card.task, card.problem_type) != (other.task, other.problem_type):
         raise UsageError(
             f"{name} is for {other.problem_type or other.task}, not"
-            f" {card.problem_type or card.task}: their answers cannot be compared"
+            f" {card.problem_type or card.task}: their answers cannot be compared",
+            hint="compare with a model of the same task",
         )
     if set(card.labels) != set(other.labels):
         raise UsageError(
@@ -269,7 +270,10 @@ def check_minimums(minimums: Mapping[str, float], cases: Cases) -> dict[str, flo
         if (name or names[0]) not in names:
             raise UsageError(f"no figure {name!r} here", hint=f"choose of: {', '.join(names)}")
         if name in LESS_IS_BETTER:
-            raise UsageError(f"{name} is better when smaller: it has no least value")
+            raise UsageError(
+                f"{name} is better when smaller: it has no least value",
+                hint=f"choose of: {', '.join(n for n in names if n not in LESS_IS_BETTER)}",
+            )
         found[name or names[0]] = least
     return found
 

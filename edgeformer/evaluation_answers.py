@@ -212,7 +212,10 @@ def read_predictions(path: Path, cases: Cases, reader: LabelReader) -> Answers:
         DataError: malformed, an unknown label, or a file about other data.
     """
     if path.is_file() and path.suffix.lower() != ".jsonl":
-        raise UsageError(f"{path} is not a .jsonl file of predictions")
+        raise UsageError(
+            f"{path} is not a .jsonl file of predictions",
+            hint="`edgeformer eval MODEL DATA --save-predictions FILE.jsonl` writes one",
+        )
     rows = list(read_rows(path))
     if len(rows) != len(cases.rows):
         raise DataError(
@@ -236,5 +239,8 @@ def _prediction(row: Row, case: Case, read: Callable[[Any, str], Truth]) -> Trut
         raise DataError(f"{row.where}: no answer", hint='write {"answer": ...} on each line')
     value = read(row.values[column], row.where)
     if case.words and len(case.words) != len(value):  # type: ignore[arg-type]
-        raise DataError(f"{row.where}: {len(case.words)} words but another number of tags")
+        raise DataError(
+            f"{row.where}: {len(case.words)} words but another number of tags",
+            hint="write one tag for each word",
+        )
     return value

@@ -115,7 +115,9 @@ class LabelReader:
             DataError: missing, or unknown to the model; names the nearest one.
         """
         if value is None or value == "":
-            raise DataError(f"{where}: the label is missing")
+            raise DataError(
+                f"{where}: the label is missing", hint="leave out rows whose label is not known"
+            )
         name = class_name(value, where)
         if name in self.renamed:
             return self.renamed[name]
@@ -172,7 +174,9 @@ def read_cases(
             f"{path} is not a table with labels", hint="use a .jsonl, .csv or .tsv file"
         )
     if renamed and kind in ("regression", "similarity"):
-        raise UsageError("--labels-map is for classes; this model's answers are numbers")
+        raise UsageError(
+            "--labels-map is for classes; this model's answers are numbers", hint="leave it out"
+        )
     reader = LabelReader(card.labels, renamed or {})
     truth_of = truth_reader(kind, reader)
     make = _sentence if kind == "tags" else _text
@@ -230,7 +234,10 @@ def _sentence(row: Row, columns: Columns, kind: str, truth_of: Callable[[Any, st
     tags = truth_of(values, row.where)
     assert isinstance(tags, tuple)
     if len(tags) != len(words):
-        raise DataError(f"{row.where}: {len(words)} words but {len(tags)} tags")
+        raise DataError(
+            f"{row.where}: {len(words)} words but {len(tags)} tags",
+            hint="write one tag for each word",
+        )
     return Case(row.where, " ".join(words), None, tags, tuple(words))
 
 
@@ -255,4 +262,7 @@ def _check_pairs(rows: Sequence[Case], kind: str) -> None:
     for row in rows:
         if (row.pair is None) != (rows[0].pair is None):
             has, had = ("no", "have one") if row.pair is None else ("a", "have none")
-            raise DataError(f"{row.where}: {has} second text, and the rows before {had}")
+            raise DataError(
+                f"{row.where}: {has} second text, and the rows before {had}",
+                hint="evaluate single texts and pairs apart; --columns pair= takes the first only",
+            )

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeformer.comparison_reports import fail
-from edgeformer.conditions import Condition, Entry, check_judged, judge
+from edgeformer.conditions import Condition, Entry, check_judged, fail, judge
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.errors import UsageError
 

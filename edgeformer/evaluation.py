@@ -9,7 +9,6 @@ a checkpoint folder in place of a bundle needs PyTorch, so the host.
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,13 @@ from edgeformer.evaluation_answers import (
     Answers,
     answer_cases,
     check_writable,
-    read_predictions,
     write_predictions,
 )
-from edgeformer.evaluation_data import USUAL_COLUMNS, Cases, LabelReader, read_cases
+from edgeformer.evaluation_data import USUAL_COLUMNS, Cases, read_cases
+from edgeformer.evaluation_models import Opening, check_alike, find_other, open_model
 
 if TYPE_CHECKING:
     from edgeformer.evaluation_scores import ClassScore, Metric, Paired
-    from edgeformer.runtime.manifest import Manifest, ModelCard
-    from edgeformer.runtime.model import Model
 
 SCHEMA_VERSION = 1
 
@@ -151,7 +148,7 @@ def evaluate(
         card = opened.manifest.model
         cases = read_cases(Path(data), card, columns, labels_map)
         wanted = check_minimums(minimums or {}, cases)
-        other = _find_other(against, opened.manifest, cases, labels_map)
+        other = find_other(against, opened.manifest, cases, labels_map)
         answers = answer_cases(opened, cases, str(model), on_long, tell)
         notices = opened.notices
     if save_predictions is not None:
@@ -164,83 +161,6 @@ def evaluate(
             other = answer_cases(opened, cases, str(place), on_long, tell)
     tell("drawing samples")
     return _report(str(model), str(data), card.name, cases, answers, other, wanted, notices)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """A model to compare with: an engine or variant of the ``same`` bundle, or another path."""
-
-    same: bool
-
-
-def _find_other(
-    against: str | os.PathLike[str] | None,
-    manifest: "Manifest",
-    cases: Cases,
-    labels_map: Mapping[str, str] | None,
-) -> Answers | Opening | None:
-    """What ``against`` means; everything that can be wrong with it at once is."""
-    if against is None:
-        return None
-    path = Path(against)
-    if path.is_file() and path.suffix.lower() == ".jsonl":
-        return read_predictions(path, cases, LabelReader(cases.labels, labels_map or {}))
-    if path.exists():
-        if not is_checkpoint(path):
-            from edgeformer.runtime.bundle import open_bundle
-
-            with open_bundle(path) as bundle:
-                check_alike(manifest.model, bundle.manifest.model, str(path))
-        return Opening(same=False)
-    names = {name for v in manifest.variants for name in (v.engine, v.id)}
-    if str(against) in names:
-        return Opening(same=True)
-    raise UsageError(
-        f"--against {against}: no such file, bundle or folder, nor a variant of this bundle",
-        hint=f"its variants are: {', '.join(v.id for v in manifest.variants)}",
-    )
-
-
-def check_alike(card: "ModelCard", other: "ModelCard", name: str) -> None:
-    """Raises UsageError unless both models answer the same question with the same labels."""
-    if (card.task, card.problem_type) != (other.task, other.problem_type):
-        raise UsageError(
-            f"{name} is for {other.problem_type or other.task}, not"
-            f" {card.problem_type or card.task}: their answers cannot be compared",
-            hint="compare with a model of the same task",
-        )
-    if set(card.labels) != set(other.labels):
-        raise UsageError(
-            f"{name} has other labels ({', '.join(other.labels[:9])}): its answers cannot be"
-            " compared",
-            hint="save its predictions, and map their names with --labels-map",
-        )
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """True for a Hugging Face or sentence-transformers folder, which is no bundle."""
-    folder = Path(path)
-    marks = ("config.json", "modules.json")
-    return any((folder / m).is_file() for m in marks) and not (folder / "manifest.json").exists()
-
-
-def open_model(
-    path: str | os.PathLike[str], engine: str, threads: int | None
-) -> "AbstractContextManager[Model]":
-    """The bundle, or on the host the checkpoint, as a Model.
-
-    Raises:
-        UsageError: an engine named for a checkpoint; and what ``load`` raises.
-    """
-    if not is_checkpoint(path):
-        from edgeformer.runtime import load
-
-        return load(path, engine, threads)
-    if engine != "auto":
-        raise UsageError(f"{path} is a checkpoint: PyTorch answers", hint="leave out --engine")
-    from edgeformer.checkpoint_model import open_checkpoint
-
-    return open_checkpoint(Path(path), threads)
 
 
 def make_columns(names: Mapping[str, str]) -> Columns:

@@ -441,6 +441,17 @@ def test_predictions_of_others_need_answers_only(tmp_path: Path) -> None:
     assert report.against.value == 1.0
 
 
+def test_saved_predictions_keep_the_models_names(tmp_path: Path) -> None:
+    """The data calls positive what the model calls negative: its predictions are not turned."""
+    swapped = {"positive": "negative", "negative": "positive"}
+    rows = [{"text": t, "label": swapped.get(s, s)} for t, s in zip(TEXTS, TRUTH, strict=True)]
+    data, file = write(tmp_path / "a.jsonl", rows), tmp_path / "p.jsonl"
+    saved = evaluate(bundle(), data, labels_map=swapped, save_predictions=file)
+    again = evaluate(bundle(), data, labels_map=swapped, against=file)
+    assert again.against is not None
+    assert (again.against.same_answers, again.against.value) == (1.0, values(saved)["accuracy"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

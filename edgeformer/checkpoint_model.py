@@ -30,11 +30,11 @@ from edgeformer.runtime.tuned import Choice
 if TYPE_CHECKING:
     from edgeformer.models.checkpoint import LoadedModel
 
-VARIANT = "pytorch-fp32"
+VARIANT = "pytorch"
 
 
 def open_checkpoint(folder: Path, threads: int | None = None) -> Model:
-    """The checkpoint as a Model whose only variant is ``pytorch-fp32``.
+    """The checkpoint as a Model whose only variant is ``pytorch``.
 
     Args:
         folder: a Hugging Face or sentence-transformers folder of a text model.

@@ -54,6 +54,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
 )
 @click.option("--save-predictions", metavar="FILE", help="Write the answers, one a line: .jsonl.")
 @click.option("--force", is_flag=True, help="Overwrite that file.")
+@click.option("--add-to", metavar="REPORT.json", help="Report of benchmark to add the figure to.")
 @threads_option
 @progress_option
 @json_option
@@ -68,6 +69,7 @@ def evaluate(
     on_long: str,
     save_predictions: str | None,
     force: bool,
+    add_to: str | None,
     threads: int | None,
     progress: bool | None,
     as_json: bool,
@@ -78,8 +80,11 @@ def evaluate(
     """
     from edgeformer.evaluation import evaluate as run_evaluation
     from edgeformer.evaluation import make_columns
+    from edgeformer.evaluation_records import add_to_report, check_report
     from edgeformer.evaluation_text import evaluation_text
 
+    if add_to is not None:
+        check_report(add_to, bundle)
     with Progress(progress) as shown:
         report = run_evaluation(
             bundle,
@@ -95,6 +100,8 @@ def evaluate(
             force=force,
             progress=shown.step,
         )
+    if add_to is not None:
+        add_to_report(add_to, report)
     print_result(report.as_dict(), evaluation_text(report), as_json)
     report.check()
 

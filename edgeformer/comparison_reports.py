@@ -8,16 +8,16 @@ and the standard library only.
 """
 
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeformer.conditions import Condition, Entry, Verdict, check_judged, fail, judge
-from edgeformer.errors import UsageError
-from edgeformer.report.schema import Report, Result, parse_report
+from edgeformer.report.files import read_report
+from edgeformer.report.schema import Report, Result
 from edgeformer.uncertainty import Ratio, mann_whitney, ratio_of_medians
 
 
@@ -105,7 +105,7 @@ def compare_reports(
         UsageError: no such file, or a condition that nothing can be judged by.
         DataError: not a report, or of another schema.
     """
-    reports = [read(path) for path in paths]
+    reports = [read_report(path) for path in paths]
     groups = _matched(reports)
     points = tuple(PointRows(point, _rows(found)) for point, found in groups.items())
     verdict = Verdict()
@@ -121,17 +121,6 @@ def compare_reports(
     )
 
 
-def read(path: str | os.PathLike[str]) -> Report:
-    """The report of a file. Raises UsageError, or DataError as ``parse_report`` does."""
-    source = Path(path)
-    if not source.is_file():
-        raise UsageError(
-            f"no file {source}",
-            hint="edgeformer benchmark BUNDLE --report FILE.json writes one",
-        )
-    return parse_report(source.read_bytes(), str(source))
-
-
 def figures(result: Result) -> dict[str, float]:
     """The figures that conditions know; empty where nothing was measured but the size."""
     found = {"size": result.file_mb}
@@ -141,7 +130,7 @@ def figures(result: Result) -> dict[str, float]:
             "p90": result.p90_ms,
             "p95": result.p95_ms,
             "p99": result.p99_ms,
-            "mean": result.mean.mean,
+            "mean": statistics.fmean(result.samples_ms),
             "cold": result.cold_start_ms,
             "load": result.load_ms,
             "rss": result.peak_rss_mb,

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgeformer.cli_text import table
+from edgeformer.report.markdown import as_table, plain
+from edgeformer.report.tables import Table, number
 
 if TYPE_CHECKING:
     from edgeformer.comparison import BundleComparison, BundleFacts, VariantFacts
@@ -85,11 +87,11 @@ def _time_cells(row: "Row") -> Cells:
 
 
 def _latency(figures: dict[str, float]) -> Cells:
-    return [f"{figures[name]:.2f}" for name in ("p50", "p90", "p99")]
+    return [number(figures[name]) for name in ("p50", "p90", "p99")]
 
 
 def _cost(figures: dict[str, float]) -> Cells:
-    size = f"{figures['size']:.1f}" if "size" in figures else "-"
+    size = number(figures["size"]) if "size" in figures else "-"
     return [size, *(f"{figures[name]:.0f}" for name in ("rss", "cold", "load"))]
 
 
@@ -128,13 +130,14 @@ def _bundle_line(letter: str, fact: "BundleFacts") -> str:
     recipe = f", {fact.recipe}" if fact.recipe else ""
     forced = "; FORCED: it missed a tolerance" if fact.forced else ""
     return (
-        f"{letter}  {fact.path}: {fact.name} ({fact.family}), {fact.task}, for"
-        f" {fact.profile}{recipe}; {fact.parameters:,} parameters, {fact.total_mb:.1f} MB{forced}"
+        f"{letter}  {fact.path}: {fact.name} ({fact.family}), {fact.task},"
+        f" for {fact.profile}{recipe}; {fact.parameters:,} parameters,"
+        f" {number(fact.total_mb)} MB{forced}"
     )
 
 
 def _variant_row(letter: str, variant: "VariantFacts") -> Cells:
-    head = (variant.id, letter, f"{variant.file_mb:.1f}")
+    head = (variant.id, letter, number(variant.file_mb))
     parity = variant.parity
     if parity is None:
         return (*head, *["-"] * 5)
@@ -174,21 +177,15 @@ def _timing_row(timing: "Timing") -> Cells:
 
 def _table(headers: Cells, rows: Sequence[Cells], markdown: bool) -> str:
     """A table for a terminal, or as Markdown; nothing without rows."""
-    if not rows or not markdown:
-        return table(headers, rows) if rows else ""
-    lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+    if not rows:
+        return ""
+    if markdown:
+        return as_table(Table(tuple(headers), tuple(tuple(row) for row in rows)))
+    return table(headers, rows)
 
 
 def _list(lines: Sequence[str], markdown: bool) -> str:
-    return "\n".join(f"- {_escaped(line)}" if markdown else line for line in lines)
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in ("\\", "`", "*", "_", "<", "|"):
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    return "\n".join(f"- {plain(line)}" if markdown else line for line in lines)
 
 
 def _page(blocks: Sequence[str], notes: Cells, broken: Cells, markdown: bool) -> str:

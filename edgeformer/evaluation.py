@@ -9,7 +9,7 @@ a checkpoint folder in place of a bundle needs PyTorch, so the host.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,13 @@ from edgeformer.evaluation_answers import (
     write_predictions,
 )
 from edgeformer.evaluation_data import USUAL_COLUMNS, Cases, read_cases
-from edgeformer.evaluation_models import Opening, check_alike, find_other, open_model
+from edgeformer.evaluation_models import (
+    Opening,
+    check_alike,
+    find_other,
+    is_checkpoint,
+    open_model,
+)
 
 if TYPE_CHECKING:
     from edgeformer.evaluation_scores import ClassScore, Metric, Paired
@@ -58,7 +64,8 @@ class EvaluationReport:
     Attributes:
         model: path of the bundle or checkpoint.
         name: the model's.
-        source: path and variants that answered.
+        variant: that answered, several joined with ``+``; ``pytorch`` for a checkpoint.
+        digest: of the bundle's manifest; of a checkpoint, none.
         data: path of the data.
         kind: what the truth is: ``single_label``, ``multi_label``, ``regression``, ``tags`` or
             ``similarity``.
@@ -75,7 +82,8 @@ class EvaluationReport:
 
     model: str
     name: str
-    source: str
+    variant: str
+    digest: str
     data: str
     kind: str
     texts: int
@@ -140,15 +148,17 @@ def evaluate(
         DataError: rows that cannot be read, or labels that the model does not have.
         BundleError, EngineError, ModelError: what ``model`` or ``against`` is cannot run.
     """
+    from edgeformer.runtime.manifest_json import manifest_digest
+
     tell = progress or (lambda what: None)
     if save_predictions is not None:
         check_writable(Path(save_predictions), force)
     tell("reading the model")
     with open_model(model, engine, threads) as opened:
-        card = opened.manifest.model
+        manifest, card = opened.manifest, opened.manifest.model
         cases = read_cases(Path(data), card, columns, labels_map)
         wanted = check_minimums(minimums or {}, cases)
-        other = find_other(against, opened.manifest, cases, labels_map)
+        other = find_other(against, manifest, cases, labels_map)
         answers = answer_cases(opened, cases, str(model), on_long, tell)
         notices = opened.notices
     if save_predictions is not None:
@@ -160,7 +170,9 @@ def evaluate(
             check_alike(card, opened.manifest.model, str(against))
             other = answer_cases(opened, cases, str(place), on_long, tell)
     tell("drawing samples")
-    return _report(str(model), str(data), card.name, cases, answers, other, wanted, notices)
+    report = _report(str(model), str(data), cases, answers, other, wanted)
+    digest = "" if is_checkpoint(model) else manifest_digest(manifest)
+    return replace(report, name=card.name, digest=digest, notes=(*notices, *report.notes))
 
 
 def make_columns(names: Mapping[str, str]) -> Columns:
@@ -201,24 +213,25 @@ def check_minimums(minimums: Mapping[str, float], cases: Cases) -> dict[str, flo
 def _report(
     model: str,
     data: str,
-    name: str,
     cases: Cases,
     answers: Answers,
     other: Answers | None,
     minimums: Mapping[str, float],
-    notices: tuple[str, ...],
 ) -> EvaluationReport:
+    """The report, without what is known of the model only."""
     from edgeformer.evaluation_scores import class_table, compare_answers, score
 
     metrics = score(cases, answers.values)
     values = {metric.name: metric.value for metric in metrics}
     against = None
     if other is not None:
-        against = compare_answers(cases, answers.values, other.values, other.source)
+        name = f"{other.source} ({other.variant})" if other.variant else other.source
+        against = compare_answers(cases, answers.values, other.values, name)
     return EvaluationReport(
         model=model,
-        name=name,
-        source=answers.source,
+        name="",
+        variant=answers.variant,
+        digest="",
         data=data,
         kind=cases.kind,
         texts=len(cases.rows),
@@ -228,7 +241,7 @@ def _report(
         minimums=tuple(Minimum(k, least, values[k]) for k, least in minimums.items()),
         texts_per_second=len(cases.rows) / max(answers.seconds, 1e-9),
         truncated_texts=answers.truncated_texts,
-        notes=(*notices, *cases.notes, *_notes(answers)),
+        notes=(*cases.notes, *_notes(answers)),
     )
 
 

@@ -32,7 +32,8 @@ class Answers:
     """What a model, or a file, says of each case.
 
     Attributes:
-        source: what answered: path and variants, or the file.
+        source: path of what answered.
+        variant: that answered, several joined with ``+``; empty for a file.
         values: as ``Case.truth``. A word that the model did not reach has the tag ``O``, or an
             empty one where there is no such label.
         scores: probability of each label, for classes; else empty.
@@ -42,6 +43,7 @@ class Answers:
     """
 
     source: str
+    variant: str
     values: tuple[Truth, ...]
     scores: tuple[dict[str, float], ...] = ()
     seconds: float = 0.0
@@ -66,7 +68,7 @@ def answer_cases(
     Args:
         model: open, of the cases' kind.
         cases: the data.
-        source: what to call the model; the variants that answered are added.
+        source: path of the model.
         on_long: as in ``Model.embed``.
         tell: called with how far it is.
     """
@@ -80,7 +82,8 @@ def answer_cases(
         truncated_texts += model.last_call.truncated_texts
         variants |= dict.fromkeys(model.last_call.variants)
     return Answers(
-        source=f"{source} ({'+'.join(variants)})",
+        source=source,
+        variant="+".join(variants),
         values=tuple(value for part in parts for value in part.values),
         scores=tuple(scores for part in parts for scores in part.scores),
         seconds=time.perf_counter() - began,
@@ -224,7 +227,7 @@ def read_predictions(path: Path, cases: Cases, reader: LabelReader) -> Answers:
         )
     read = truth_reader(cases.kind, reader)
     pairs = zip(rows, cases.rows, strict=True)
-    return Answers(str(path), tuple(_prediction(row, case, read) for row, case in pairs))
+    return Answers(str(path), "", tuple(_prediction(row, case, read) for row, case in pairs))
 
 
 def _prediction(row: Row, case: Case, read: Callable[[Any, str], Truth]) -> Truth:

@@ -14,7 +14,7 @@ def evaluation_text(report: "EvaluationReport") -> str:
     """The figures with their intervals, each class, the comparison, and what to know."""
     rows = [(m.name, f"{m.value:.4f}", interval_text(m.interval), m.method) for m in report.metrics]
     lines = [
-        f"{report.source}: {report.name} on {report.texts} rows of {report.data}",
+        f"{report.model} ({report.variant}): {report.name} on {report.texts} rows of {report.data}",
         "",
         table(("figure", "value", "95 % interval", "method"), rows),
     ]

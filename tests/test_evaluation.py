@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from edgeformer.errors import DataError, ThresholdError, UsageError
 from edgeformer.evaluation import evaluate, make_columns
 from edgeformer.evaluation_answers import word_tags
 from edgeformer.evaluation_data import LabelReader
+from edgeformer.report.files import read_report, write_reports
+from edgeformer.report.schema import Accuracy
 from edgeformer.runtime.answers import Word, group_words
 from edgeformer.runtime.tokenizer import load_tokenizer
 from tests.command_line import ROOT, Edgeformer, is_error
@@ -33,6 +36,7 @@ from tests.labelled_bundles import (
     tokenizer,
     torch_answers,
 )
+from tests.reports import small_report
 from tests.tiny_models import tiny_tokenizer_json
 
 MULTI = ("classification", ("a", "b", "c"), "multi_label_classification")
@@ -93,7 +97,8 @@ def test_classification_figures_are_those_of_the_original(tmp_path: Path) -> Non
             (wanted["precision"], wanted["recall"], wanted["f1-score"], wanted["support"])
         )
     assert (report.texts, report.kind, report.truncated_texts) == (64, "single_label", 0)
-    assert "numpy-fp32" in report.source
+    assert report.variant == "numpy-fp32"
+    assert report.digest == json.loads((bundle() / "manifest.json").read_text())["digest"]
 
 
 def test_pairs_are_read_together(tmp_path: Path) -> None:
@@ -406,7 +411,7 @@ def test_the_original_model_is_something_to_compare_with(tmp_path: Path, against
     assert report.against is not None and report.against.test is not None
     assert report.against.same_answers == 1.0
     assert (report.against.difference, report.against.test.p_exact) == (0.0, 1.0)
-    assert ("pytorch-fp32" in report.against.against) == (against == "checkpoint")
+    assert ("(pytorch)" in report.against.against) == (against == "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -425,7 +430,7 @@ def test_a_checkpoint_is_evaluated_on_the_host(tmp_path: Path, model: Any) -> No
     data, file = write(tmp_path / "a.jsonl", rows), tmp_path / "p.jsonl"
     host = evaluate(checkpoint(*model), data, save_predictions=file)
     device = evaluate(bundle(*model), data, engine="numpy-fp32", against=file)
-    assert "pytorch-fp32" in host.source
+    assert (host.variant, host.digest) == ("pytorch", "")
     assert values(device) == pytest.approx(values(host), abs=1e-4)
     assert device.against is not None
     assert device.against.difference == pytest.approx(0.0, abs=1e-4)
@@ -593,3 +598,29 @@ print("\\n".join(sys.modules))
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     heavy = {"torch", "onnx", "transformers", "tokenizers", "scipy", "sklearn", "click", "tomllib"}
     assert not loaded & heavy
+
+
+def test_the_main_figure_joins_the_report_of_a_benchmark(
+    tmp_path: Path, edgeformer_command: Any
+) -> None:
+    """As its accuracy section, once for each variant and data; never a report of other files."""
+    data, file = sentiment(tmp_path), tmp_path / "report.json"
+    digest = json.loads((bundle() / "manifest.json").read_text())["digest"]
+    benchmark = small_report()
+    benchmark = replace(benchmark, bundle=replace(benchmark.bundle, digest=digest))
+    write_reports([benchmark], file)
+    command = ("eval", bundle(), data, "--engine", "numpy-fp32", "--add-to", file)
+    for _ in range(2):
+        assert edgeformer_command(*command)[0] == 0
+    assert edgeformer_command("eval", checkpoint(), data, "--add-to", file)[0] == 0
+    added = read_report(file)
+    main = evaluate(bundle(), data, engine="numpy-fp32").metrics[0]
+    figures = (main.value, 64, main.interval.low, main.interval.high)
+    assert added.accuracy == (
+        Accuracy("numpy-fp32", "data.jsonl", "accuracy", *figures),
+        Accuracy("pytorch", "data.jsonl", "accuracy", *figures),
+    )
+    assert replace(added, accuracy=()) == benchmark
+    other = ("eval", bundle("embedding"), data, "--add-to", file)
+    assert is_error(*edgeformer_command(*other), exit_code=2, says="another bundle")
+    assert read_report(file) == added

@@ -53,7 +53,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
     help="What to do with texts that do not fit.",
 )
 @click.option("--save-predictions", metavar="FILE", help="Write the answers, one a line: .jsonl.")
-@click.option("--force", is_flag=True, help="Overwrite that file.")
+@click.option("--force", is_flag=True, help="Overwrite the predictions file.")
 @click.option("--add-to", metavar="REPORT.json", help="Report of benchmark to add the figure to.")
 @threads_option
 @progress_option

@@ -28,6 +28,7 @@ from edgeformer.cli_common import (
 )
 from edgeformer.cli_device import doctor, inspect, run, tune
 from edgeformer.cli_measure import benchmark, show_reports
+from edgeformer.cli_reports import compare, evaluate
 from edgeformer.errors import EdgeFormerError
 
 
@@ -140,7 +141,7 @@ def show_profile(name: str, as_json: bool) -> None:
     print_result(data, cli_text.toml_text(data), as_json)
 
 
-for command in (run, benchmark, show_reports, tune, inspect, doctor):
+for command in (run, benchmark, show_reports, evaluate, compare, tune, inspect, doctor):
     commands.add_command(command)
 
 

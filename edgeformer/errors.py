@@ -53,3 +53,9 @@ class ToleranceError(EdgeFormerError):
     """A converted file whose answers differ from the model's by more than the tolerance."""
 
     exit_code = 3
+
+
+class ThresholdError(EdgeFormerError):
+    """A figure that was measured does not reach what was asked of it (--min, --fail-if)."""
+
+    exit_code = 3

@@ -76,7 +76,7 @@ def convert(
         EngineError: a converter or an engine is not installed.
         ToleranceError: the answers did not survive; nothing is written.
     """
-    _need_extra()
+    need_extra()
     chosen = load_profile(profile)
     _check_engines(chosen, engines)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -111,7 +111,8 @@ def convert(
     return replace(report, notices=(*notices, *report.notices))
 
 
-def _need_extra() -> None:
+def need_extra() -> None:
+    """Raises EngineError, saying what to install, unless the extra ``convert`` is there."""
     missing = [
         name
         for name in ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")

@@ -22,6 +22,7 @@ from edgeformer.errors import EdgeFormerError, InputError
 from edgeformer.runtime.answers import (
     Label,
     Span,
+    Word,
     group_words,
     merge_windows,
     probabilities,
@@ -242,20 +243,26 @@ class Model:
         A word takes the label of its first piece; B-/I- prefixes join words. Long texts: see
         ``embed``; with ``window`` the windows' words follow each other.
         """
+        strings = _as_list(texts)
+        words = self.tag_words(strings, on_long=on_long)
+        found = [spans(text, group) for text, group in zip(strings, words, strict=True)]
+        return found[0] if isinstance(texts, str) else found
+
+    def tag_words(self, texts: list[str], *, on_long: str = "truncate") -> list[list[Word]]:
+        """The words of each text as the tokenizer cuts them, each with its best label: what
+        ``tag`` makes spans of. Words that did not fit are absent."""
         self._need("token-classification")
         names = self.manifest.model.labels
-        strings = _as_list(texts)
-        found: list[list[Span]] = []
-        for rows, logits in self._encode(strings, None, on_long, "logits", offsets=True):
+        found: list[list[Word]] = []
+        for rows, logits in self._encode(_as_list(texts), None, on_long, "logits", offsets=True):
             scores = probabilities(logits, "single_label")
-            words: list[list[Any]] = [[] for _ in range(rows.texts)]
+            words: list[list[Word]] = [[] for _ in range(rows.texts)]
             bounds = rows.batch.offsets
             for i, owner in enumerate(rows.owners):
                 part = scores[bounds[i] : bounds[i + 1]]
                 words[owner] += group_words(part, names, rows.char_offsets[i], rows.word_ids[i])
-            chunk = strings[len(found) : len(found) + rows.texts]
-            found += [spans(text, group) for text, group in zip(chunk, words, strict=True)]
-        return found[0] if isinstance(texts, str) else found
+            found += words
+        return found
 
     def _need(self, task: str) -> None:
         have = self.manifest.model.task

@@ -89,6 +89,11 @@ HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "tokenizers", "ai_edge_
             " edgeformer.profiling.profiles, edgeformer.profiling.roofline",
             HEAVY | {"click", "scipy"},
         ),
+        (
+            "import edgeformer.evaluation_scores, edgeformer.comparison_race",
+            HEAVY | {"click", "scipy"},
+        ),
+        ("import edgeformer.evaluation, edgeformer.comparison", HEAVY | {"click", "numpy"}),
     ],
 )
 def test_the_device_side_imports_numpy_at_most(statement: str, forbidden: set[str]) -> None:
@@ -108,6 +113,7 @@ sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 import edgeformer, edgeformer.cli, edgeformer.runtime, edgeformer.pipeline
 import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning, edgeformer.report.files
+import edgeformer.evaluation_scores, edgeformer.comparison_race, edgeformer.checkpoint_model
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -14,7 +14,7 @@ from edgeformer.report.svg import Scale, escape, log_ticks, shorten, ticks
 times = st.floats(0, 1e7)
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 9))
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 9))
 def test_ticks_are_round_and_inside(low: float, span: float, most: int) -> None:
     found = ticks(low, low + span, most)
     assert 2 <= len(found) <= 2 * most + 1

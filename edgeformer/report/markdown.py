@@ -20,8 +20,8 @@ def markdown_page(reports: Sequence[Report]) -> str:
     parts += _answers(reports)
     for report, name in zip(reports, tables.report_names(reports), strict=True):
         parts.append(f"## Machine{f': {plain(name)}' if len(reports) > 1 else ''}")
-        parts.append(_table(tables.machine_table(report)))
-        parts.append(_table(tables.state_table(report)))
+        parts.append(as_table(tables.machine_table(report)))
+        parts.append(as_table(tables.state_table(report)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -29,11 +29,11 @@ def _times(reports: Sequence[Report]) -> list[str]:
     rows = labelled(reports)
     if not rows:
         return []
-    parts = ["## Latency", _table(tables.result_table(rows, tables.LATENCY))]
+    parts = ["## Latency", as_table(tables.result_table(rows, tables.LATENCY))]
     if staged := tables.staged(rows):
-        parts += ["## From text to answer", _table(tables.result_table(staged, tables.STAGES))]
-    parts += ["## Cold start", _table(tables.result_table(rows, tables.START))]
-    return [*parts, "## Memory", _table(tables.result_table(rows, tables.MEMORY))]
+        parts += ["## From text to answer", as_table(tables.result_table(staged, tables.STAGES))]
+    parts += ["## Cold start", as_table(tables.result_table(rows, tables.START))]
+    return [*parts, "## Memory", as_table(tables.result_table(rows, tables.MEMORY))]
 
 
 def _profile(label: str, report: Report, profile: Profile) -> list[str]:
@@ -43,8 +43,8 @@ def _profile(label: str, report: Report, profile: Profile) -> list[str]:
     return [
         head,
         f"By {plain(profile.source)}. {plain(profile.note)}".strip(),
-        _table(tables.layer_table(profile)),
-        _table(tables.operation_table(profile, tables.roofline_of(report, profile.threads))),
+        as_table(tables.layer_table(profile)),
+        as_table(tables.operation_table(profile, tables.roofline_of(report, profile.threads))),
     ]
 
 
@@ -52,12 +52,12 @@ def _answers(reports: Sequence[Report]) -> list[str]:
     """What is known of the answers' quality."""
     parts: list[str] = []
     if any(report.accuracy for report in reports):
-        parts += ["## Accuracy", _table(tables.accuracy_table(reports))]
+        parts += ["## Accuracy", as_table(tables.accuracy_table(reports))]
     near = tables.fidelity_table(labelled(reports))
     if near.rows:
-        parts += ["## Nearness to PyTorch", _table(near)]
+        parts += ["## Nearness to PyTorch", as_table(near)]
     for found in (found for report in reports for found in report.exits):
-        parts += [f"## Early exits: {plain(found.variant)}", _table(tables.exit_table(found))]
+        parts += [f"## Early exits: {plain(found.variant)}", as_table(tables.exit_table(found))]
     return parts
 
 
@@ -90,7 +90,8 @@ def plain(text: str) -> str:
     return _MARKUP.sub(r"\\\1", joined)
 
 
-def _table(table: Table) -> str:
+def as_table(table: Table) -> str:
+    """A table of Markdown."""
     head = "| " + " | ".join(plain(name) for name in table.headers) + " |"
     rule = "|" + "|".join("---" if n == 0 else "---:" for n in range(len(table.headers))) + "|"
     rows = []

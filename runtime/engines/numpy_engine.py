@@ -9,7 +9,6 @@ so that no answer can depend on padding.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
 from edgeformer.runtime.plan import Plan, PlanProgram, parse_plan
+from edgeformer.runtime.turns import Turns
 
 Array = NDArray[Any]
 
@@ -70,7 +70,7 @@ class NumpyEngine:
         self._buffers = Buffers()
         self._bound: dict[tuple[Any, ...], BoundProgram] = {}
         self._generation = 0
-        self._lock = threading.Lock()
+        self._lock = Turns()
         self._restore = contextlib.ExitStack()
         self._restore.enter_context(blas_threads(threads))
 

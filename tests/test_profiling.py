@@ -259,6 +259,24 @@ def test_nodes_are_told_apart_by_their_inputs(op: str, inputs: Any, operation: s
     assert onnx_profile.operation_of(op, inputs) == operation
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs", "flops"),
+    [
+        ("MatMulInteger", [("uint8", (2, 4, 8)), ("uint8", ())], 2 * (2 * 4 * 16) * 8),
+        ("MultiHeadAttention", [("float", (2, 4, 16))] * 3, 2 * 2 * (2 * 4 * 4 * 16)),
+        # This one projects first: q, k and v from one matrix.
+        (
+            "Attention",
+            [("float", (2, 4, 8)), ("float", (8, 48))],
+            2 * (2 * 4 * 8 * 48) + 2 * 2 * (2 * 4 * 4 * 16),
+        ),
+        ("Gelu", [("float", (2, 4, 16))], 0),
+    ],
+)
+def test_fused_nodes_count_all_their_products(op: str, inputs: Any, flops: float) -> None:
+    assert onnx_profile.flops_of(op, inputs, [("float", (2, 4, 16))]) == flops
+
+
 def test_an_empty_profile_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("[]")
     with pytest.raises(EngineError, match="no nodes"):

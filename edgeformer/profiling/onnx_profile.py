@@ -164,7 +164,7 @@ def _step(event: dict[str, Any], time_ms: float, often: float) -> Step:
     inputs = [_shape(item) for item in arguments.get("input_type_shape", ())]
     outputs = [_shape(item) for item in arguments.get("output_type_shape", ())]
     operation = operation_of(op, inputs)
-    flops = _flops(op, inputs, outputs) * often
+    flops = flops_of(op, inputs, outputs) * often
     moved = _moved(op, arguments, inputs, outputs) * often
     return Step(op, operation, time_ms * often, flops, moved, op in _ANCHORS)
 
@@ -187,17 +187,20 @@ def operation_of(op: str, inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     return _BY_OP.get(op, "elementwise")
 
 
-def _flops(
+def flops_of(
     op: str,
     inputs: Sequence[tuple[str, tuple[int, ...]]],
     outputs: Sequence[tuple[str, tuple[int, ...]]],
 ) -> float:
+    """Operations of products, two per multiply-add; inputs and outputs are (type, shape)."""
     if not inputs or not outputs or not inputs[0][1]:
         return 0.0
     if op in _PRODUCTS:
         return 2.0 * math.prod(outputs[0][1]) * inputs[0][1][-1]
     if op in _FUSED_ATTENTION and len(inputs[0][1]) >= 3:
-        return 4.0 * math.prod(outputs[0][1]) * inputs[0][1][-2]
+        weights = inputs[1][1] if len(inputs) > 1 else ()
+        projected = 2.0 * math.prod(inputs[0][1]) * weights[1] if len(weights) == 2 else 0.0
+        return projected + 4.0 * math.prod(outputs[0][1]) * inputs[0][1][-2]
     return 0.0
 
 

@@ -112,7 +112,7 @@ def evaluate(
 @click.option("--texts", metavar="FILE", help="Texts to answer: .jsonl .csv .txt. Default: ours.")
 @click.option("--measure", is_flag=True, help="Time the bundles, in turns.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Length of the text to time.")
-@click.option("--rounds", type=click.IntRange(min=5), help="Turns of each.  [default: 20]")
+@click.option("--starts", type=click.IntRange(min=6), help="Processes of each.  [default: 6]")
 @click.option("--fail-if", metavar="CONDITION", multiple=True, help="Exit 3 if so: 'p50>+10%'.")
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @threads_option
@@ -124,7 +124,7 @@ def compare(
     texts: str | None,
     measure: bool,
     tokens: int | None,
-    rounds: int | None,
+    starts: int | None,
     fail_if: tuple[str, ...],
     markdown: bool,
     threads: int | None,
@@ -143,16 +143,16 @@ def compare(
 
     conditions = parse_conditions(fail_if)
     if are_reports(contenders):
-        if measure or (engine, texts, tokens, rounds, threads) != (None,) * 5:
+        if measure or (engine, texts, tokens, starts, threads) != (None,) * 5:
             raise UsageError(
                 "reports are compared as they are: only bundles can be run",
-                hint="leave out --measure, --engine, --texts, --tokens, --rounds and --threads",
+                hint="leave out --measure, --engine, --texts, --tokens, --starts and --threads",
             )
         found = compare_reports(contenders, conditions)
         print_result(found.as_dict(), report_text(found, markdown), as_json)
         return found.check()
-    if not measure and (tokens, rounds) != (None, None):
-        raise UsageError("--tokens and --rounds are of a timing", hint="add --measure")
+    if not measure and (tokens, starts) != (None, None):
+        raise UsageError("--tokens and --starts are of a timing", hint="add --measure")
     with Progress(progress) as shown:
         bundles = compare_bundles(
             contenders,
@@ -161,7 +161,7 @@ def compare(
             texts=texts,
             measure=measure,
             tokens=tokens,
-            rounds=rounds,
+            starts=starts,
             conditions=conditions,
             progress=shown.step,
         )

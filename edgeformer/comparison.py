@@ -125,7 +125,7 @@ def compare_bundles(
     texts: str | os.PathLike[str] | None = None,
     measure: bool = False,
     tokens: int | None = None,
-    rounds: int | None = None,
+    starts: int | None = None,
     conditions: Sequence[Condition] = (),
     progress: Callable[[str], None] | None = None,
 ) -> BundleComparison:
@@ -138,7 +138,7 @@ def compare_bundles(
         texts: file of texts to answer; None for the built-in ones.
         measure: also time them, in turns, each in a process of its own.
         tokens: length of the text that is timed; None for 128 or what all models take.
-        rounds: turns of each; None for 20.
+        starts: processes of each, one after the other; None for 6.
         conditions: of ``--fail-if``, tried on every bundle but the first.
         progress: called with what is being done.
 
@@ -162,7 +162,7 @@ def compare_bundles(
     if measure:
         from edgeformer.comparison_race import race
 
-        timings, notes = race(paths, engine, threads, tokens, rounds, tell)
+        timings, notes = race(paths, engine, threads, tokens, starts, tell)
     entries = [
         Entry(
             f"bundle {i + 1}, {fact.path}",
@@ -230,7 +230,7 @@ def _answers(
 
     found: list[TextAnswers | None] = []
     for path, fact in zip(paths, facts, strict=True):
-        if fact.task not in TEXT_TASKS:
+        if fact.task not in TEXT_TASKS or not fact.max_length:
             found.append(None)
             continue
         tell(f"{fact.path} answers {len(texts)} texts")

@@ -1,8 +1,10 @@
-"""Bundles timed in turns, each in a process of its own.
+"""Bundles timed in turns, each in a process of its own, and in several such processes.
 
-Every round gives each bundle its turn, in rotating order, and only one process computes at a time:
-whatever disturbs the machine for longer than a round disturbs all alike. What is compared is the
-ratio within each round.
+All processes are started anew ``STARTS`` times: where a process happens to lie in memory changes
+its speed by a percent or so, and no number of calls in one process can tell that from the bundle's
+own speed. Within a start every round gives each bundle its turn, in rotating order, and only one
+process computes at a time: whatever disturbs the machine for longer than a round disturbs all
+alike. What is compared is the ratio within each round; each start gives one ratio.
 """
 
 import contextlib
@@ -20,17 +22,33 @@ from edgeformer.comparison_answers import TEXT_TASKS
 from edgeformer.errors import EngineError, UsageError
 from edgeformer.isolation import Worker
 from edgeformer.machine import describe_machine, disturbances, read_state
-from edgeformer.metrics import Floats
 from edgeformer.report.statistics import percentile
-from edgeformer.uncertainty import Ratio, ratio_of_rounds
+from edgeformer.uncertainty import Ratio, median_interval
 from edgeformer.workload import DEFAULT_TOKENS, Workload, make_workload
 
-ROUNDS, MIN_ROUNDS = 20, 5
-_WARM_ROUNDS = 2
+STARTS = MIN_STARTS = 6  # fewer values have no 95 % interval of their median
+_ROUNDS, _WARM_ROUNDS = 4, 2
 _TURN_MS = 100.0  # short calls are repeated for about so long in each turn
 _MOST_CALLS = 50
 _STUCK_SECONDS = 600.0
 _MODULE = "edgeformer.comparison_worker"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One process of a bundle.
+
+    Attributes:
+        cold_ms: from its start to its first answer; model files in the page cache.
+        load_ms: of ``load(...)``, NumPy's import included.
+        peak_rss_mb: largest resident memory, in MB (1e6 bytes).
+        rounds_ms: for each round its calls, text to answer.
+    """
+
+    cold_ms: float
+    load_ms: float
+    peak_rss_mb: float
+    rounds_ms: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -40,16 +58,16 @@ class Timing:
     Attributes:
         bundle: number of the bundle, from 0.
         variant: that answered; ``threads``: that it used.
-        rounds_ms: for each round its calls, text to answer, in ms.
-        figures: by the names of ``conditions.METRICS``: percentiles of all calls; ``load`` and
-            ``cold`` of its one process; ``rss``, the peak at the end.
-        ratio: of the round's medians to the first bundle's; None for the first.
+        starts: its processes.
+        figures: by the names of ``conditions.METRICS``: percentiles of all calls, medians of
+            ``cold`` and ``load``, the largest ``rss``.
+        ratio: to the first bundle, median over the starts; None for the first itself.
     """
 
     bundle: int
     variant: str
     threads: int
-    rounds_ms: tuple[tuple[float, ...], ...]
+    starts: tuple[Start, ...]
     figures: dict[str, float]
     ratio: Ratio | None = None
 
@@ -59,7 +77,7 @@ def race(
     engine: str,
     threads: int | None,
     tokens: int | None,
-    rounds: int | None,
+    starts: int | None,
     tell: Callable[[str], None],
 ) -> tuple[tuple[Timing, ...], tuple[str, ...]]:
     """Time bundles in turns; their times, and what makes these less than trustworthy.
@@ -67,35 +85,40 @@ def race(
     Arguments are those of ``comparison.compare_bundles``.
 
     Raises:
-        UsageError: too few rounds, or a bundle that takes no texts of that length.
+        UsageError: too few starts, or a bundle that takes no texts of that length.
         EngineError: a bundle that does not open or dies.
     """
-    count = ROUNDS if rounds is None else rounds
-    if count < MIN_ROUNDS:
-        raise UsageError(f"{count} rounds are too few to compare", hint=f"at least {MIN_ROUNDS}")
-    workload = _workload(paths, tokens)
-    machine, start = describe_machine(), read_state()
-    with contextlib.ExitStack() as stack:
-        runners = []
-        for path in paths:
-            tell(f"opening {path}")
-            runners.append(_Runner(str(path), time.perf_counter(), Worker(_MODULE)))
-            stack.callback(runners[-1].worker.close)
-            runners[-1].open(engine, threads, workload)
-        _take_turns(runners, count, tell)
-    timings = tuple(_timing(i, runner, runners[0]) for i, runner in enumerate(runners))
-    return timings, disturbances(machine, start, read_state())
+    count = STARTS if starts is None else starts
+    if count < MIN_STARTS:
+        raise UsageError(f"{count} starts are too few to compare", hint=f"at least {MIN_STARTS}")
+    request = {"engine": engine, "threads": threads, "workload": asdict(_workload(paths, tokens))}
+    machine, before = describe_machine(), read_state()
+    order = list(range(len(paths)))
+    found: list[list[_Runner]] = [[] for _ in paths]
+    for number in range(count):
+        tell(f"start {number + 1} of {count}")
+        with contextlib.ExitStack() as stack:
+            for place in order:
+                runner = _Runner(str(paths[place]), time.perf_counter(), Worker(_MODULE))
+                stack.callback(runner.worker.close)
+                runner.open(request)
+                found[place].append(runner)
+            _take_turns([found[place][-1] for place in order])
+        order.append(order.pop(0))
+    timings = tuple(_timing(i, runners, found[0]) for i, runners in enumerate(found))
+    return timings, disturbances(machine, before, read_state())
 
 
 @dataclass
 class _Runner:
-    """A bundle in its process.
+    """A bundle in one process.
 
     Attributes:
         path: of the bundle.
         began: ``time.perf_counter()`` just before the process was started.
         worker: the process.
-        opened: what it said of opening; ``peak_rss_mb`` of its last turn.
+        opened: what it said of opening.
+        peak_rss_mb: after its last turn.
         rounds: the calls of each round, in ms.
     """
 
@@ -106,20 +129,28 @@ class _Runner:
     peak_rss_mb: float = 0.0
     rounds: list[tuple[float, ...]] = field(default_factory=list)
 
-    def open(self, engine: str, threads: int | None, workload: Workload) -> None:
+    def open(self, request: dict[str, Any]) -> None:
         """Load the bundle and call it once. Raises EngineError if it does not."""
         path = str(Path(self.path).absolute())
-        request = {"path": path, "engine": engine, "threads": threads}
-        self.opened = self._ask({"open": {**request, "workload": asdict(workload)}})
+        self.opened = self._ask({"open": {"path": path, **request}})
 
     def turn(self) -> None:
         """Its calls of one round. Raises EngineError if the process dies."""
-        calls = round(_TURN_MS / max(self.opened["first_ms"], 1e-3))
-        if self.rounds:
-            calls = round(_TURN_MS / statistics.median(self.rounds[-1]))
-        answer = self._ask({"calls": max(1, min(_MOST_CALLS, calls))})
+        took_ms = statistics.median(self.rounds[-1]) if self.rounds else self.opened["first_ms"]
+        calls = max(1, min(_MOST_CALLS, round(_TURN_MS / max(took_ms, 1e-3))))
+        answer = self._ask({"calls": calls})
         self.rounds.append(tuple(answer["ms"]))
         self.peak_rss_mb = answer["peak_rss_mb"]
+
+    def result(self) -> Start:
+        """What was timed."""
+        cold_ms = (self.opened["first_answer_clock"] - self.began) * 1000
+        return Start(cold_ms, self.opened["load_ms"], self.peak_rss_mb, tuple(self.rounds))
+
+    def ratio(self, first: "_Runner") -> float:
+        """Median over the rounds of the ratio of the calls' medians."""
+        rounds = zip(self.rounds, first.rounds, strict=True)
+        return statistics.median(statistics.median(a) / statistics.median(b) for a, b in rounds)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         outcome = self.worker.ask(request, _STUCK_SECONDS)
@@ -131,39 +162,33 @@ class _Runner:
         return outcome.answer
 
 
-def _take_turns(runners: Sequence[_Runner], count: int, tell: Callable[[str], None]) -> None:
-    """``count`` rounds, after some that warm up and are forgotten."""
+def _take_turns(runners: Sequence[_Runner]) -> None:
+    """The rounds of one start, after some that warm up and are forgotten."""
     order = list(runners)
-    for number in range(1 - _WARM_ROUNDS, count + 1):
-        tell(f"round {number} of {count}" if number > 0 else "warming up")
-        order.append(order.pop(0))
+    for _ in range(_WARM_ROUNDS + _ROUNDS):
         for runner in order:
             runner.turn()
+        order.append(order.pop(0))
     for runner in runners:
         del runner.rounds[:_WARM_ROUNDS]
 
 
-def _timing(number: int, runner: _Runner, first: _Runner) -> Timing:
-    calls = [ms for turn in runner.rounds for ms in turn]
+def _timing(number: int, runners: Sequence[_Runner], first: Sequence[_Runner]) -> Timing:
+    starts = tuple(runner.result() for runner in runners)
+    calls = [ms for start in starts for turn in start.rounds_ms for ms in turn]
     figures = {f"p{percent}": percentile(calls, percent) for percent in (50, 90, 95, 99)}
     figures |= {
         "mean": statistics.fmean(calls),
-        "load": runner.opened["load_ms"],
-        "cold": (runner.opened["first_answer_clock"] - runner.began) * 1000,
-        "rss": runner.peak_rss_mb,
+        "load": statistics.median(start.load_ms for start in starts),
+        "cold": statistics.median(start.cold_ms for start in starts),
+        "rss": max(start.peak_rss_mb for start in starts),
     }
-    return Timing(
-        bundle=number,
-        variant=runner.opened["variant"],
-        threads=runner.opened["threads"],
-        rounds_ms=tuple(runner.rounds),
-        figures=figures,
-        ratio=ratio_of_rounds(_medians(runner), _medians(first)) if number else None,
-    )
-
-
-def _medians(runner: _Runner) -> Floats:
-    return np.array([statistics.median(turn) for turn in runner.rounds])
+    ratio = None
+    if number:
+        ratios = np.array([a.ratio(b) for a, b in zip(runners, first, strict=True)])
+        ratio = Ratio(float(np.median(ratios)), median_interval(ratios))
+    last = runners[-1].opened
+    return Timing(number, last["variant"], last["threads"], starts, figures, ratio)
 
 
 def _workload(paths: Sequence[str | os.PathLike[str]], tokens: int | None) -> Workload:
@@ -175,7 +200,8 @@ def _workload(paths: Sequence[str | os.PathLike[str]], tokens: int | None) -> Wo
         bundles = [stack.enter_context(open_bundle(path)) for path in paths]
         cards = [bundle.manifest.model for bundle in bundles]
         for path, card in zip(paths, cards, strict=True):
-            if card.task not in TEXT_TASKS or card.task != cards[0].task:
+            texts = card.task in TEXT_TASKS and card.max_length > 0
+            if not texts or card.task != cards[0].task:
                 raise UsageError(
                     f"{path} is for {card.task}, the first bundle for {cards[0].task}: they cannot"
                     " be timed on the same texts",

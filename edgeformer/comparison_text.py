@@ -63,7 +63,7 @@ def bundle_text(comparison: "BundleComparison", markdown: bool = False) -> str:
     ]
     if comparison.timings:
         blocks += [
-            f"timed in turns, {len(comparison.timings[0].rounds_ms)} rounds:",
+            f"timed in turns, {len(comparison.timings[0].starts)} processes of each:",
             _table(_TIMING, [_timing_row(timing) for timing in comparison.timings], markdown),
             _table(
                 ("", *_COST[1:]),
@@ -168,7 +168,7 @@ def _timing_row(timing: "Timing") -> Cells:
         LETTERS[timing.bundle],
         timing.variant,
         str(timing.threads),
-        str(sum(len(turn) for turn in timing.rounds_ms)),
+        str(sum(len(turn) for start in timing.starts for turn in start.rounds_ms)),
         *_latency(timing.figures),
         *_ratio(timing.ratio),
         _direction(timing.ratio),

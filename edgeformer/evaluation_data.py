@@ -71,8 +71,13 @@ def kind_of(card: "ModelCard") -> str:
     """The kind of truth that a model of this card is evaluated by.
 
     Raises:
-        UsageError: a plain module, whose arrays no table of texts has.
+        UsageError: a plain module or a model of images, whose inputs no table of texts has.
     """
+    if card.max_length == 0:
+        raise UsageError(
+            "this model takes no texts, so it cannot be evaluated on a table of them",
+            hint="in Python, edgeformer.metrics has the figures for answers of your own",
+        )
     if card.task == "classification":
         return card.problem_type
     kinds = {"embedding": "similarity", "token-classification": "tags"}

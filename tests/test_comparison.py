@@ -364,36 +364,42 @@ def test_bundles_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         threads=1,
         measure=True,
         tokens=12,
-        rounds=5,
         conditions=conditions,
         progress=told.append,
     )
     first, second = found.timings
     for timing in found.timings:
-        calls = [ms for turn in timing.rounds_ms for ms in turn]
-        assert len(timing.rounds_ms) == 5
+        assert [len(start.rounds_ms) for start in timing.starts] == [4] * 6
+        calls = [ms for start in timing.starts for turn in start.rounds_ms for ms in turn]
         for percent in (50, 90, 95, 99):
             assert timing.figures[f"p{percent}"] == pytest.approx(np.percentile(calls, percent))
         assert timing.figures["mean"] == pytest.approx(np.mean(calls))
-        assert 0 < timing.figures["load"] < timing.figures["cold"]
+        assert timing.figures["cold"] == np.median([start.cold_ms for start in timing.starts])
+        assert timing.figures["rss"] == max(start.peak_rss_mb for start in timing.starts)
+        assert all(0 < start.load_ms < start.cold_ms for start in timing.starts)
         assert (timing.threads, timing.variant) == (1, "numpy-fp32")
     assert first.ratio is None and second.ratio is not None
-    medians = [[np.median(turn) for turn in t.rounds_ms] for t in (second, first)]
-    assert second.ratio.value == pytest.approx(np.median(np.divide(*medians)))
+    ratios = []
+    for a, b in zip(second.starts, first.starts, strict=True):
+        rounds = zip(a.rounds_ms, b.rounds_ms, strict=True)
+        ratios.append(np.median([np.median(x) / np.median(y) for x, y in rounds]))
+    assert second.ratio.value == pytest.approx(np.median(ratios))
+    interval = second.ratio.interval
+    assert (interval.low, interval.high) == pytest.approx((min(ratios), max(ratios)))
     assert {sentence.split(":")[0] for sentence in found.broken} >= {
         "p50>0.001us",
         "load>1us",
         "cold>1us",
         "rss>1MB",
     }
-    assert told[-1] == "round 5 of 5"
-    assert "timed in turns, 5 rounds" in bundle_text(found)
+    assert told[-1] == "start 6 of 6"
+    assert "timed in turns, 6 processes of each" in bundle_text(found)
 
 
 def test_a_bundle_that_dies_while_timed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeformer.comparison_race._MODULE", "edgeformer.no_such_module")
     with pytest.raises(EngineError, match=r"classification.*could not be measured"):
-        compare_bundles([bundle(), bundle()], measure=True, rounds=5)
+        compare_bundles([bundle(), bundle()], measure=True)
 
 
 # ---- the command
@@ -437,7 +443,7 @@ def test_markdown_shows_the_same_rows(reports: tuple[Path, Path], edgeformer_com
         (["BUNDLE", "BUNDLE", "--tokens", "5"], "--measure"),
         (["BUNDLE", "BUNDLE", "--fail-if", "p50>+5%"], "add --measure"),
         (["BUNDLE", "BUNDLE", "--measure", "--tokens", "49"], "above 48"),
-        (["BUNDLE", "BUNDLE", "--measure", "--rounds", "2"], "x>=5"),
+        (["BUNDLE", "BUNDLE", "--measure", "--starts", "5"], "x>=6"),
         (["BUNDLE", "BUNDLE", "--engine", "onnx"], "choose one of"),
     ],
 )

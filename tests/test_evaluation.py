@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import DataError, ThresholdError, UsageError
 from edgeformer.evaluation import evaluate, make_columns
 from edgeformer.evaluation_answers import word_tags
@@ -349,6 +350,11 @@ def test_sentences_of_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("tokens\ttags\nthe film\tO B-PER\n", encoding="utf-8")
     report = evaluate(bundle("token-classification", BIO), tmp_path / "a.tsv")
     assert [row.support for row in report.classes] == [1, 0]
+
+
+def test_a_bundle_without_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="takes no texts"):
+        evaluate(TINY_BUNDLE, sentiment(tmp_path))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -272,16 +272,23 @@ def test_the_ratio_of_medians_is_scipys(a: list[float], b: list[float]) -> None:
     assert (found.interval.low, found.interval.high) == pytest.approx((wanted.low, wanted.high))
 
 
-def test_rounds_are_compared_within_themselves() -> None:
-    """The machine slows down threefold in the middle: both slow down, and the ratio stands."""
-    load = np.array([1.0, 1.1, 0.9, 3.0, 3.2, 2.9, 3.1, 1.0])
-    noise = 1 + 0.01 * np.random.default_rng(0).normal(size=8)
-    paired = uncertainty.ratio_of_rounds(1.2 * load * noise, load)
-    assert paired.value == pytest.approx(1.2, rel=0.02)
-    assert paired.significant and paired.interval.low > 1.15
-    apart = uncertainty.ratio_of_medians(1.2 * load * noise, load)
-    assert not apart.significant
-    assert not uncertainty.ratio_of_rounds(load * noise, load * noise[::-1]).significant
+@given(st.lists(st.floats(-99, 99), max_size=40), st.sampled_from([0.8, 0.9, 0.95]))
+def test_the_interval_of_a_median_is_scipys(values: list[float], confidence: float) -> None:
+    found = uncertainty.median_interval(np.array(values), confidence)
+    if not values:
+        assert np.isnan(found.low)
+        return
+    wanted = stats.quantile_test(values, p=0.5).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), nan_ok=True)
+
+
+def test_a_ratio_is_significant_where_its_interval_leaves_one_out() -> None:
+    interval = uncertainty.median_interval(np.array([1.2, 1.1, 1.3, 1.15, 1.01, 1.2]))
+    assert uncertainty.Ratio(1.175, interval).significant
+    interval = uncertainty.median_interval(np.array([1.2, 1.1, 1.3, 1.15, 0.99, 1.2]))
+    assert not uncertainty.Ratio(1.175, interval).significant
+    unknown = uncertainty.median_interval(np.array([1.2] * 5))
+    assert not uncertainty.Ratio(1.2, unknown).significant
 
 
 SEQEVAL = "seqeval==1.2.2"

@@ -82,6 +82,7 @@ def test_named_columns_and_pairs(tmp_path: Path) -> None:
     examples = read_examples(path, Columns(text="q", pair="a", label="ok"))
     assert examples.rows[0] == Example("who", "me", "true")
     assert examples.labels == ("false", "true")
+    assert list(examples.texts) == ["who", "me", "how", "so"]
 
 
 def test_a_pair_column_can_be_left_out() -> None:

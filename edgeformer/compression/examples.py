@@ -70,6 +70,14 @@ class Examples:
     labels: tuple[str, ...] = ()
 
     @property
+    def texts(self) -> Iterator[str]:
+        """Every text, the second ones of pairs too."""
+        for row in self.rows:
+            yield row.text
+            if row.pair is not None:
+                yield row.pair
+
+    @property
     def targets(self) -> tuple[int, ...] | tuple[float, ...]:
         """Number of each row's class, or its value for regression; empty without labels."""
         if self.labels:

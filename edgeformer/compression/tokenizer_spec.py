@@ -49,7 +49,8 @@ def required_ids(spec: Spec, vocab: Mapping[str, int]) -> set[int]:
 
     _map_ids(spec, note)
     model = spec["model"]
-    tokens = [model.get("unk_token")]
+    required.update(unknown_ids(spec, vocab))
+    tokens = []
     if _is_byte_level(spec):
         tokens += pre_tokenizers.ByteLevel.alphabet()
     if model.get("byte_fallback"):
@@ -61,6 +62,21 @@ def required_ids(spec: Spec, vocab: Mapping[str, int]) -> set[int]:
     if missing:
         raise ModelError(f"the tokenizer names the ids {sorted(missing)}, which no token has")
     return required
+
+
+def unknown_ids(spec: Spec, vocab: Mapping[str, int]) -> list[int]:
+    """The id of the unknown token, if the model has one."""
+    model = spec["model"]
+    ids = (model.get("unk_id"), vocab.get(model.get("unk_token") or ""))
+    return [id_ for id_ in ids if id_ is not None]
+
+
+def word_start(spec: Spec) -> str:
+    """The character, in place of a space, that a word's first piece starts with; empty if none."""
+    if _is_byte_level(spec):
+        return "Ġ"
+    found = [part.get("replacement") for part in _parts(spec.get("pre_tokenizer"), "pretokenizers")]
+    return next(filter(None, found), "")
 
 
 def single_pieces(spec: Spec, characters: Iterable[str]) -> set[str]:
@@ -126,7 +142,18 @@ def _merged(model: Spec, left: str, right: str) -> str:
 
 def _is_byte_level(spec: Spec) -> bool:
     """True if texts become the 256 characters that stand for bytes."""
-    return '"ByteLevel"' in json.dumps([spec.get("pre_tokenizer"), spec.get("normalizer")])
+    steps = _parts(spec.get("pre_tokenizer"), "pretokenizers")
+    steps += _parts(spec.get("normalizer"), "normalizers")
+    return any(step["type"] == "ByteLevel" for step in steps)
+
+
+def _parts(section: Spec | None, name: str) -> list[Spec]:
+    """The steps of a section, which may be a sequence of others, listed under ``name``."""
+    if not section:
+        return []
+    if section["type"] != "Sequence":
+        return [section]
+    return [step for part in section[name] for step in _parts(part, name)]
 
 
 def _map_ids(spec: Spec, change: Callable[[int], int]) -> None:
@@ -137,16 +164,13 @@ def _map_ids(spec: Spec, change: Callable[[int], int]) -> None:
         spec["padding"]["pad_id"] = change(spec["padding"]["pad_id"])
     if spec["model"].get("unk_id") is not None:
         spec["model"]["unk_id"] = change(spec["model"]["unk_id"])
-    if spec.get("post_processor"):
-        _map_template(spec["post_processor"], change)
+    for part in _parts(spec.get("post_processor"), "processors"):
+        _map_template(part, change)
 
 
 def _map_template(part: Spec, change: Callable[[int], int]) -> None:
     kind = part["type"]
-    if kind == "Sequence":
-        for inner in part["processors"]:
-            _map_template(inner, change)
-    elif kind == "TemplateProcessing":
+    if kind == "TemplateProcessing":
         for token in part["special_tokens"].values():
             token["ids"] = [change(id_) for id_ in token["ids"]]
     elif kind in ("BertProcessing", "RobertaProcessing"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking import benchmark as benchmark
+    from edgeformer.compressing import compress as compress
     from edgeformer.errors import EdgeFormerError as EdgeFormerError
     from edgeformer.pipeline import convert as convert
     from edgeformer.runtime.loading import load as load
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compress": "edgeformer.compressing",
     "convert": "edgeformer.pipeline",
     "load": "edgeformer.runtime.loading",
     "benchmark": "edgeformer.benchmarking",
     "tune": "edgeformer.tuning",
     "EdgeFormerError": "edgeformer.errors",
 }
-__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "load", "tune"]
+__all__ = ["EdgeFormerError", "__version__", "benchmark", "compress", "convert", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:

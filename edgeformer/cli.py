@@ -26,6 +26,7 @@ from edgeformer.cli_common import (
     progress_option,
     say,
 )
+from edgeformer.cli_compress import compress, recipes
 from edgeformer.cli_device import doctor, inspect, run, tune
 from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.errors import EdgeFormerError
@@ -48,7 +49,7 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 )
 @click.version_option(__version__, message="edgeformer %(version)s")
 def commands() -> None:
-    """Transformer encoders on small machines: convert, verify, run, measure."""
+    """Transformer encoders on small machines: compress, convert, verify, run, measure."""
 
 
 @commands.command()
@@ -140,7 +141,7 @@ def show_profile(name: str, as_json: bool) -> None:
     print_result(data, cli_text.toml_text(data), as_json)
 
 
-for command in (run, benchmark, show_reports, tune, inspect, doctor):
+for command in (compress, recipes, run, benchmark, show_reports, tune, inspect, doctor):
     commands.add_command(command)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking import benchmark as benchmark
+    from edgeformer.compressing import compress as compress
     from edgeformer.errors import EdgeFormerError as EdgeFormerError
     from edgeformer.evaluation import evaluate as evaluate
     from edgeformer.pipeline import convert as convert
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compress": "edgeformer.compressing",
     "convert": "edgeformer.pipeline",
     "load": "edgeformer.runtime.loading",
     "benchmark": "edgeformer.benchmarking",
@@ -30,7 +32,16 @@ _HOMES = {
     "evaluate": "edgeformer.evaluation",
     "EdgeFormerError": "edgeformer.errors",
 }
-__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "evaluate", "load", "tune"]
+__all__ = [
+    "EdgeFormerError",
+    "__version__",
+    "benchmark",
+    "compress",
+    "convert",
+    "evaluate",
+    "load",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from edgeformer.cli_common import (
     progress_option,
     say,
 )
+from edgeformer.cli_compress import compress, recipes
 from edgeformer.cli_device import doctor, inspect, run, tune
 from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.cli_reports import compare, evaluate
@@ -49,7 +50,7 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 )
 @click.version_option(__version__, message="edgeformer %(version)s")
 def commands() -> None:
-    """Transformer encoders on small machines: convert, verify, run, measure."""
+    """Transformer encoders on small machines: compress, convert, verify, run, measure."""
 
 
 @commands.command()
@@ -141,7 +142,11 @@ def show_profile(name: str, as_json: bool) -> None:
     print_result(data, cli_text.toml_text(data), as_json)
 
 
-for command in (run, benchmark, show_reports, evaluate, compare, tune, inspect, doctor):
+_COMMANDS = (
+    *(compress, recipes, run, benchmark, show_reports, evaluate, compare),
+    *(tune, inspect, doctor),
+)
+for command in _COMMANDS:
     commands.add_command(command)
 
 

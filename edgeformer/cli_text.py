@@ -156,18 +156,19 @@ def profiles_table(profiles: "Sequence[DeviceProfile]") -> str:
 
 def toml_text(data: dict[str, Any]) -> str:
     """A profile as the TOML that would give it: what ``profiles show`` prints can be kept."""
-    plain = [f"{key} = {_toml_value(v)}" for key, v in data.items() if not isinstance(v, dict)]
+    plain = [f"{key} = {toml_value(v)}" for key, v in data.items() if not isinstance(v, dict)]
     for name, section in data.items():
         if isinstance(section, dict):
-            plain += ["", f"[{name}]", *(f"{key} = {_toml_value(v)}" for key, v in section.items())]
+            plain += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items())]
     return "\n".join(plain)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A number, text, truth value or list of them as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'

@@ -37,6 +37,10 @@ class DataError(EdgeFormerError):
     """A calibration or evaluation file that cannot be read as one."""
 
 
+class TrainingError(EdgeFormerError):
+    """A training that diverged, ran out of memory, or cannot go on where it was interrupted."""
+
+
 class BundleError(EdgeFormerError):
     """A bundle that is missing, truncated, altered, unsafe or from a newer schema."""
 

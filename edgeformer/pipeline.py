@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
@@ -93,6 +94,7 @@ def convert(
 
         texts = read_texts(Path(calibration)) if calibration else builtin_texts()
         settings = ConversionSettings(
+            recipe=recipe_of(Path(model)) if isinstance(model, str | os.PathLike) else "",
             profile=chosen,
             output=Path(output),
             engines=tuple(engines or chosen.runtime.engines),

@@ -150,7 +150,14 @@ def _first_party_imports(folder: str) -> set[str]:
         ("edgeformer/models", ("edgeformer.models", "edgeformer.errors")),
         (
             "edgeformer/compression",
-            ("edgeformer.compression", "edgeformer.models", "edgeformer.errors"),
+            (
+                "edgeformer.compression",
+                "edgeformer.models",
+                "edgeformer.errors",
+                "edgeformer.data",
+                "edgeformer.runtime.tokenizer_json",
+                "edgeformer.runtime.wordpiece",
+            ),
         ),
     ],
 )

@@ -79,8 +79,7 @@ def token_kinds(tokenizer_json: bytes, mask_token: str | None = None) -> TokenKi
         ModelError: the tokenizer is broken or has no mask token.
     """
     tokenizer, spec = tokenizer_spec.parse(tokenizer_json)
-    special = [token for token in spec["added_tokens"] if token["special"]]
-    names = [token["content"] for token in special]
+    names = [token["content"] for token in spec["added_tokens"] if token["special"]]
     if mask_token is None:
         mask_token = next((name for name in names if name.strip("[]<>|").lower() == "mask"), None)
     mask_id = None if mask_token is None else tokenizer.token_to_id(mask_token)
@@ -90,10 +89,8 @@ def token_kinds(tokenizer_json: bytes, mask_token: str | None = None) -> TokenKi
             hint="a language model is trained with one, such as [MASK]",
         )
     vocab = tokenizer.get_vocab(with_added_tokens=True)
-    ordinary = torch.zeros(max(vocab.values()) + 1, dtype=torch.bool)
-    ordinary[list(vocab.values())] = True
-    ordinary[[token["id"] for token in special] + tokenizer_spec.unknown_ids(spec, vocab)] = False
-    return TokenKinds(mask_id, ordinary, _continuing(spec, vocab, len(ordinary)))
+    ordinary = tokenizer_spec.ordinary_tokens(spec, vocab)
+    return TokenKinds(mask_id, ordinary, tokenizer_spec.continuing_tokens(spec, vocab))
 
 
 def mask_tokens(
@@ -168,20 +165,6 @@ def sentence_order_pairs(documents: Iterable[Sequence[str]], seed: int) -> Examp
             texts = (after, before) if swapped else (before, after)
             rows.append(Example(*texts, SENTENCE_ORDERS[swapped]))
     return Examples(tuple(rows), SENTENCE_ORDERS)
-
-
-def _continuing(spec: tokenizer_spec.Spec, vocab: dict[str, int], size: int) -> torch.Tensor | None:
-    """Bool (size,): which pieces continue a word, if that shows in their names."""
-    prefix = spec["model"].get("continuing_subword_prefix")
-    start = tokenizer_spec.word_start(spec)
-    if not prefix and not start and spec["model"]["type"] != "WordLevel":
-        return None
-    continues = torch.zeros(size, dtype=torch.bool)
-    added = {token["content"] for token in spec["added_tokens"]}
-    for token, id_ in vocab.items():
-        if token not in added:
-            continues[id_] = token.startswith(prefix) if prefix else not token.startswith(start)
-    return continues
 
 
 def _counted(starts: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from edgeformer.errors import ModelError
 
@@ -77,6 +78,49 @@ def word_start(spec: Spec) -> str:
         return "Ġ"
     found = [part.get("replacement") for part in _parts(spec.get("pre_tokenizer"), "pretokenizers")]
     return next(filter(None, found), "")
+
+
+def ordinary_tokens(spec: Spec, vocab: Mapping[str, int]) -> torch.Tensor:
+    """Bool (vocabulary,): which tokens are neither special nor the unknown one."""
+    ordinary = torch.zeros(max(vocab.values()) + 1, dtype=torch.bool)
+    ordinary[list(vocab.values())] = True
+    special = [token["id"] for token in spec["added_tokens"] if token["special"]]
+    ordinary[special + unknown_ids(spec, vocab)] = False
+    return ordinary
+
+
+def continuing_tokens(spec: Spec, vocab: Mapping[str, int]) -> torch.Tensor | None:
+    """Bool (vocabulary,): which tokens continue a word; None where their names do not say it."""
+    prefix = spec["model"].get("continuing_subword_prefix")
+    start = word_start(spec)
+    if not prefix and not start and spec["model"]["type"] != "WordLevel":
+        return None
+    continues = torch.zeros(max(vocab.values()) + 1, dtype=torch.bool)
+    added = {token["content"] for token in spec["added_tokens"]}
+    for token, id_ in vocab.items():
+        if token not in added:
+            continues[id_] = token.startswith(prefix) if prefix else not token.startswith(start)
+    return continues
+
+
+def whole_words(spec: Spec, vocab: Mapping[str, int]) -> dict[str, int]:
+    """The ids of the words of letters that are one token, by what they are in a text.
+
+    Raises:
+        ModelError: the names of the tokens do not say where a word starts.
+    """
+    continues = continuing_tokens(spec, vocab)
+    if continues is None:
+        raise ModelError("the pieces of this tokenizer do not tell where a word starts")
+    fits = ordinary_tokens(spec, vocab) & ~continues
+    start, byte_level = word_start(spec), decoders.ByteLevel()
+    words = {}
+    for token, id_ in sorted(vocab.items(), key=lambda item: item[1]):
+        word = byte_level.decode([token]).strip() if _is_byte_level(spec) else token
+        word = word.removeprefix(start)
+        if fits[id_] and word.isalpha():
+            words[word] = id_
+    return words
 
 
 def single_pieces(spec: Spec, characters: Iterable[str]) -> set[str]:

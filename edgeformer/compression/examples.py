@@ -109,7 +109,7 @@ def read_examples(
         DataError: not UTF-8 or malformed, a column or a label that is missing, a label that is
             unknown or not a number (each with the line number), no text, or only one class.
     """
-    read = _read_number if regression else _class_reader(labels)
+    read = read_number if regression else _class_reader(labels)
     rows = tuple(_example(row, columns, read) for row in _rows(source))
     name = str(source) if isinstance(source, Path | str) else "the source"
     if not rows:
@@ -201,7 +201,8 @@ def _example(row: Row, columns: Columns, read: _Read) -> Example:
     return Example(text, pair, read(value, row.where))
 
 
-def _read_number(value: Any, where: str) -> float:
+def read_number(value: Any, where: str) -> float:
+    """A label of a regression. Raises DataError, saying ``where``, if it is not a finite number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -213,13 +214,13 @@ def _read_number(value: Any, where: str) -> float:
 
 def _class_reader(labels: Sequence[str] | None) -> _Read:
     if labels is None:
-        return _class_name
+        return class_name
     known = {name: name for name in labels}
     if not any(name.isdecimal() for name in labels):
         known |= {str(number): name for number, name in enumerate(labels)}
 
     def read(value: Any, where: str) -> str:
-        name = _class_name(value, where)
+        name = class_name(value, where)
         if name not in known:
             raise DataError(
                 f"{where}: unknown label {name!r}", hint=f"the labels are: {', '.join(labels)}"
@@ -229,8 +230,12 @@ def _class_reader(labels: Sequence[str] | None) -> _Read:
     return read
 
 
-def _class_name(value: Any, where: str) -> str:
-    """A CSV has classes as strings, JSON as whole numbers and truth values too."""
+def class_name(value: Any, where: str) -> str:
+    """The name of a class; a CSV has strings, JSON whole numbers and truth values too.
+
+    Raises:
+        DataError: it is none of these; the message says ``where``.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

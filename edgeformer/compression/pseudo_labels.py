@@ -1,7 +1,8 @@
 """What a teacher says of texts, kept for a student to learn from.
 
     tokenized = tokenize(without_labels(texts), loaded.tokenizer_json, loaded.max_length)
-    answers = teacher_outputs(loaded.module, tokenized, batch_settings(loaded, 64, seed=0), layer=-1)
+    settings = batch_settings(loaded, 64, seed=0)
+    answers = teacher_outputs(loaded.module, tokenized, settings, layer=-1)
     student_data = pseudo_labelled(examples, answers.outputs, loaded.labels)
 
 Mukherjee and Awadallah, arXiv 1910.01769, section 3, keep logits, one hidden layer and the classes

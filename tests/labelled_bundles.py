@@ -92,7 +92,9 @@ def checkpoint(
 def bundle(
     task: str = "classification", labels: tuple[str, ...] = SENTIMENT, problem_type: str = ""
 ) -> Path:
-    """That checkpoint for the NumPy engine in fp32 and int8; never write into it."""
+    """That checkpoint for the NumPy engine in fp32, the plain classifier also in int8; never write
+    into it."""
+    plain = (task, labels, problem_type) == ("classification", SENTIMENT, "")
     folder = checkpoint(task, labels, problem_type)
     with one_thread():
         report = convert(
@@ -100,7 +102,7 @@ def bundle(
             profile="x86",
             output=folder.with_suffix(".edge"),
             engines=("numpy",),
-            precisions=("fp32", "int8"),
+            precisions=("fp32", "int8") if plain else ("fp32",),
             calibration=texts_file(),
             force=True,  # near ties of random classes may fall otherwise in int8
         )

@@ -44,7 +44,8 @@ class Reference:
 
 
 def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Reference:
-    """Run the PyTorch module on each text of ``batch`` alone, or on the plain module's examples."""
+    """Run the original PyTorch module on each text of ``batch`` alone, or on its examples."""
+    module = prepared.module if prepared.original is None else prepared.original
     if batch is None:
         cases = [{k: v.numpy() for k, v in example.items()} for example in prepared.examples]
     else:
@@ -52,7 +53,7 @@ def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Ref
     outputs = []
     with torch.inference_mode():
         for case in cases:
-            answer = prepared.module(**{k: torch.from_numpy(v) for k, v in case.items()})
+            answer = module(**{k: torch.from_numpy(v) for k, v in case.items()})
             outputs.append({k: v.float().numpy() for k, v in answer.items()})
     if not all(np.isfinite(v).all() for output in outputs for v in output.values()):
         raise ModelError(

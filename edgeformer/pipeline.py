@@ -183,6 +183,7 @@ def prepare_checkpoint(
 
     from edgeformer.converters.prepared import PreparedModel
     from edgeformer.models.checkpoint import load_checkpoint
+    from edgeformer.models.folding import without_no_norms
     from edgeformer.ports import example_images, example_texts, input_ports, output_port
 
     loaded = load_checkpoint(folder, task=task)
@@ -209,12 +210,13 @@ def prepare_checkpoint(
     with torch.inference_mode():
         answer = loaded.module(**examples[0])
     prepared = PreparedModel(
-        module=loaded.module,
+        module=without_no_norms(loaded.module),
         inputs=inputs,
         outputs=tuple(output_port(name, value) for name, value in answer.items()),
         examples=examples,
         card=card,
         tokenizer_json=loaded.tokenizer_json,
+        original=loaded.module,
     )
     return prepared, loaded.notices
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from edgeformer.compression.batches import Batch
 from edgeformer.compression.batching import (
-    Batch,
     BatchSettings,
     Tokenized,
     batch_rows,

@@ -19,14 +19,12 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+from edgeformer.compression.batches import Batch
 from edgeformer.compression.examples import Examples
 from edgeformer.errors import UsageError
 from edgeformer.models.checkpoint import LoadedModel
 from edgeformer.runtime.tokenizer_json import pad_token_id
 from edgeformer.runtime.wordpiece import without_surrogates
-
-Batch = dict[str, torch.Tensor]
-"""Inputs of a model by name, int64 (batch, sequence), and ``labels`` (batch,) where known."""
 
 _TOKENIZED_AT_ONCE = 4096
 # Texts of like length are sought among this many batches: enough that little is padding, few enough

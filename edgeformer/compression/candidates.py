@@ -30,7 +30,7 @@ _TOKENS_AT_ONCE = 1024
 def nearest_candidates(table: torch.Tensor, tokenizer_json: bytes, count: int = 15) -> Candidates:
     """The words whose vectors point most in the direction of a word's own.
 
-    A word of several pieces has the mean of their vectors. The word itself is no candidate.
+    A word of several pieces has the mean of their directions. The word itself is no candidate.
 
     Args:
         table: float (vocabulary, size), a vector for each token.

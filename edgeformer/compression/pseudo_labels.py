@@ -1,7 +1,7 @@
 """What a teacher says of texts, kept for a student to learn from.
 
     tokenized = tokenize(without_labels(texts), loaded.tokenizer_json, loaded.max_length)
-    settings = batch_settings(loaded, 64, seed=0)
+    settings = batch_settings(loaded, size=64, seed=0)
     answers = teacher_outputs(loaded.module, tokenized, settings, layer=-1)
     student_data = pseudo_labelled(examples, answers.outputs, loaded.labels)
 
@@ -10,18 +10,18 @@ for large unlabelled text. The same arrays spare the teacher's forward in any di
 that do not change: ``answers.outputs[rows]`` with the rows of ``batching.batch_rows``.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from edgeformer.compression.batching import BatchSettings, Tokenized, every_example
 from edgeformer.compression.examples import Examples
+from edgeformer.compression.traces import Trace, traced
+from edgeformer.compression.units import encoder_of
 from edgeformer.errors import UsageError
-from edgeformer.models.encoder import Encoder
 from edgeformer.models.heads import check_pooling, pool
 
 
@@ -51,7 +51,7 @@ def teacher_outputs(
     """Run a teacher over texts once.
 
     Args:
-        teacher: a model of edgeformer.models for one answer a text, in eval mode, on any device.
+        teacher: a module that takes batches and gives one answer for each text, in eval mode.
         tokenized: the texts; targets are not looked at.
         settings: of the batches; their order and the process do not matter here.
         layer: whose states to keep: 0 the embeddings' output, 1 the first layer's and so on, or
@@ -60,19 +60,21 @@ def teacher_outputs(
         dtype: in which to keep them; bfloat16 takes half the memory.
 
     Raises:
-        UsageError: no such layer or pooling, or a teacher that answers for each token.
+        UsageError: no such layer or pooling, a teacher that answers for each token, or no text.
+        ModelError: a layer is asked for, and the teacher has no Encoder.
     """
     check_pooling(pooling)
-    encoder = teacher.get_submodule("encoder")
-    assert isinstance(encoder, Encoder)
-    states = encoder.config.num_layers + 1
+    states = 0 if layer is None else encoder_of(teacher).config.num_layers + 1
     if layer is not None and not -states <= layer < states:
         raise UsageError(
             f"the teacher has no layer {layer}", hint=f"0 to {states - 1}, or -{states} to -1"
         )
+    if not len(tokenized):
+        raise UsageError("there is no text for the teacher to answer to")
     device = next(teacher.parameters()).device
     outputs, vectors, order = [], [], []
-    with torch.inference_mode(), _kept_states(encoder) as kept:
+    observing = nullcontext(Trace()) if layer is None else traced(teacher, attention=False)
+    with torch.inference_mode(), observing as trace:
         for rows, batch in every_example(tokenized, replace(settings, rank=0, world=1)):
             inputs = {name: batch[name].to(device) for name in settings.input_names}
             (answer,) = teacher(**inputs).values()
@@ -80,12 +82,14 @@ def teacher_outputs(
                 raise UsageError("a teacher's answers are kept for texts, not for each token")
             outputs.append(answer.to("cpu", dtype))
             if layer is not None:
-                vector = pool(kept[layer], inputs["attention_mask"], pooling, normalized=False)
+                hidden = trace.hidden[layer]
+                vector = pool(hidden, inputs["attention_mask"], pooling, normalized=False)
                 vectors.append(vector.to("cpu", dtype))
             order.append(rows)
     places = torch.cat(order).argsort()
-    hidden = torch.cat(vectors)[places] if vectors else None
-    return TeacherOutputs(torch.cat(outputs)[places], hidden)
+    return TeacherOutputs(
+        torch.cat(outputs)[places], torch.cat(vectors)[places] if vectors else None
+    )
 
 
 def pseudo_labelled(examples: Examples, logits: torch.Tensor, labels: Sequence[str]) -> Examples:
@@ -99,24 +103,3 @@ def pseudo_labelled(examples: Examples, logits: torch.Tensor, labels: Sequence[s
     best = logits.argmax(1).tolist()
     rows = zip(examples.rows, best, strict=True)
     return Examples(tuple(replace(row, label=labels[i]) for row, i in rows), tuple(labels))
-
-
-@contextmanager
-def _kept_states(encoder: Encoder) -> Iterator[list[torch.Tensor]]:
-    """The embeddings' output and that of each layer, of the last forward inside."""
-    states: list[torch.Tensor] = []
-
-    def start(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        states[:] = [output]
-
-    def add(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        states.append(output)
-
-    hooks = [encoder.embeddings.register_forward_hook(start)]
-    # Layers that share weights are one module, which runs once for each of them.
-    hooks += [layer.register_forward_hook(add) for layer in encoder.layers]
-    try:
-        yield states
-    finally:
-        for hook in hooks:
-            hook.remove()

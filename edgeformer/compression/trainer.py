@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from edgeformer.compression import distributed
-from edgeformer.compression.batching import Batch
+from edgeformer.compression.batches import Batch
 from edgeformer.compression.feeding import Feed
 from edgeformer.compression.optimizing import (
     choose_trained,

@@ -14,7 +14,8 @@ from edgeformer.compression.augmentation import (
     replacing_rewriter,
     tang_rewriter,
 )
-from edgeformer.compression.batching import Batch, Tokenized, batch_settings, tokenize
+from edgeformer.compression.batches import Batch
+from edgeformer.compression.batching import Tokenized, batch_settings, tokenize
 from edgeformer.compression.candidates import nearest_candidates
 from edgeformer.compression.examples import Examples
 from edgeformer.compression.feeding import Feed

@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 from edgeformer.compression import tokenizer_spec
+from edgeformer.compression.slimming import slim
+from edgeformer.compression.units import encoder_of
 from edgeformer.errors import ModelError
-from edgeformer.models.build import fill_model
 from edgeformer.models.checkpoint import LoadedModel
-from edgeformer.models.embeddings import Embeddings
-from edgeformer.models.encoder import Encoder
 from edgeformer.runtime.wordpiece import without_surrogates
 
 ASCII = "".join(c for c in string.printable if not c.isspace())
@@ -119,15 +118,16 @@ def slim_vocabulary(loaded: LoadedModel, keep: torch.Tensor) -> LoadedModel:
     Raises:
         ModelError: not such a model, or one whose vocabulary cannot be cut.
     """
-    encoder = getattr(loaded.module, "encoder", None)
-    if not isinstance(encoder, Encoder) or not isinstance(encoder.embeddings, Embeddings):
-        raise ModelError(f"a {loaded.family} model has no token table of EdgeFormer to cut")
-    assert loaded.tokenizer_json is not None
+    config = encoder_of(loaded.module).config
+    if loaded.tokenizer_json is None:
+        raise ModelError(f"{loaded.name} reads images and has no vocabulary")
     keep = keep.clone()
     # RoBERTa and MPNet count positions from the padding id, which must stay where it is.
-    keep[: encoder.config.position_start] = True
+    keep[: config.position_start] = True
     tokenizer_json, kept = prune_vocabulary(loaded.tokenizer_json, keep)
-    module = _with_rows(loaded, encoder, kept)
+    rows = torch.zeros(config.vocab_size, dtype=torch.bool)
+    rows[kept] = True
+    module = slim(loaded.module, {"tokens": (rows,)})
     removed = _num_parameters(loaded.module) - _num_parameters(module)
     return replace(
         loaded,
@@ -142,21 +142,6 @@ def _encoded(tokenizer: Any, texts: Iterable[str]) -> Iterator[Any]:
     rest = iter(texts)
     while block := [without_surrogates(text) for text in islice(rest, _TEXTS_AT_ONCE)]:
         yield tokenizer.encode_batch(block, add_special_tokens=False)
-
-
-def _with_rows(loaded: LoadedModel, encoder: Encoder, kept: torch.Tensor) -> nn.Module:
-    """The module with the rows ``kept`` of every parameter that has one for each token."""
-    config = replace(encoder.config, vocab_size=len(kept))
-    rows = {"encoder.embeddings.tokens.weight"}
-    if loaded.head.task == "fill-mask":
-        rows |= {"bias", "columns.weight"}
-    parameters = {
-        name: nn.Parameter(
-            (value[kept.to(value.device)] if name in rows else value).detach().clone()
-        )
-        for name, value in loaded.module.named_parameters()
-    }
-    return fill_model(config, loaded.head, parameters)
 
 
 def _num_parameters(module: nn.Module) -> int:

@@ -183,6 +183,7 @@ def prepare_checkpoint(
 
     from edgeformer.converters.prepared import PreparedModel
     from edgeformer.models.checkpoint import load_checkpoint
+    from edgeformer.models.equalizing import equalize
     from edgeformer.models.folding import without_no_norms
     from edgeformer.ports import example_images, example_texts, input_ports, output_port
 
@@ -209,8 +210,11 @@ def prepare_checkpoint(
     examples = example_images(inputs[0]) if images else example_texts(loaded, min(11, longest))
     with torch.inference_mode():
         answer = loaded.module(**examples[0])
+    module = without_no_norms(loaded.module)
+    if module is not loaded.module:
+        equalize(module)
     prepared = PreparedModel(
-        module=without_no_norms(loaded.module),
+        module=module,
         inputs=inputs,
         outputs=tuple(output_port(name, value) for name, value in answer.items()),
         examples=examples,

@@ -29,12 +29,21 @@ try:
     import onnx_ir as ir
 
     from edgeformer.converters.onnx_attention import TRANSLATIONS
+    from edgeformer.converters.onnx_lstm import lstm_translation
     from edgeformer.converters.onnx_passes.clean import clean
     from edgeformer.converters.onnx_passes.editing import linears, matrix
+    from edgeformer.converters.onnx_passes.fuse_attention import fuse_attention
     from edgeformer.converters.onnx_passes.half_precision import convert_half
+    from edgeformer.converters.onnx_passes.lstm_weights import (
+        fold_lstm_weights,
+        lstms,
+        store_lstm_int8,
+    )
     from edgeformer.converters.onnx_passes.quantize_linears import is_quantizable, quantize_linears
     from edgeformer.converters.onnx_passes.quantize_tables import quantize_tables, tables
+    from edgeformer.converters.onnx_passes.quantize_texts import quantize_texts
     from edgeformer.converters.onnx_passes.smooth_inputs import smooth_inputs
+    from edgeformer.converters.onnx_passes.without_padding import assume_no_padding
 except ModuleNotFoundError as missing:
     raise EngineError(
         f"converting to ONNX needs {missing.name}", hint='pip install "edgeformer[convert]"'
@@ -49,6 +58,11 @@ _NOTES = {
     "fp16": "float16 weights and arithmetic, float32 outputs",
     "int8": "int8 weights per channel, activations quantized per row as they come",
 }
+_SINGLE_NOTE = (
+    "int8 weights per channel, activations quantized per text as they come, what an activation"
+    " function gives per row; one text per call"
+)
+MASK = "attention_mask"
 
 
 class _Positional(torch.nn.Module):
@@ -92,8 +106,12 @@ def export_onnx(
 
         def write(precision: str, kept: frozenset[str] = frozenset()) -> Variant:
             weights = [weight for site in kept for weight in names[site][1]]
-            copy = _at_precision(model, precision, ranges, profile, weights)
-            return _write(copy, precision, prepared, profile, root)
+            single = precision == "int8" and runs_single(prepared, profile)
+            copy = model.clone()
+            if single:
+                _leave_padding_out(copy, prepared)
+            _to_precision(copy, precision, single, ranges, profile, weights)
+            return _write(copy, precision, single, prepared, profile, root)
 
         draft = Draft({site: size for site, (size, _) in names.items()}, partial(write, "int8"))
         return tuple(refine(draft) if p == "int8" else write(p) for p in precisions)
@@ -130,7 +148,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=TRANSLATIONS | lstm_translation(),
             )
     except Exception as error:
         raise ModelError(
@@ -139,6 +157,7 @@ def _capture(prepared: PreparedModel) -> tuple[ir.Model, torch.export.ExportedPr
             " operations that do not depend on values",
         ) from error
     assert exported is not None and exported.exported_program is not None  # since dynamo=True
+    fold_lstm_weights(exported.model)
     return exported.model, exported.exported_program
 
 
@@ -179,28 +198,53 @@ def random_texts(prepared: PreparedModel, vocabulary_size: int) -> list[dict[str
     return texts
 
 
-def _at_precision(
+def runs_single(prepared: PreparedModel, profile: DeviceProfile) -> bool:
+    """True if the profile wants int8 ranges of whole texts, and the module is one of texts that
+    can do without an attention mask when each runs alone."""
+    by_token = all(port.shape == ("batch", "sequence") for port in prepared.inputs)
+    names = {port.name for port in prepared.inputs}
+    return profile.quantization.onnx_ranges == "text" and by_token and names >= {"input_ids", MASK}
+
+
+def _leave_padding_out(model: ir.Model, prepared: PreparedModel) -> None:
+    order = [port.name for port in prepared.inputs]
+    inputs = model.graph.inputs
+    assume_no_padding(model, inputs[order.index(MASK)], inputs[order.index("input_ids")])
+
+
+def _to_precision(
     model: ir.Model,
     precision: str,
+    single: bool,
     ranges: dict[str, NDArray[np.float32]],
     profile: DeviceProfile,
     kept: Collection[str],
-) -> ir.Model:
-    copy = model.clone()
-    if precision == "int8":
-        smooth_inputs(copy, ranges, kept)
-        quantize_linears(copy, profile.quantization.reduce_range, kept)
-        quantize_tables(copy, kept=kept)
-    elif precision == "fp16":
-        convert_half(copy)
-    return copy
+) -> None:
+    """Rewrite ``model``; ``single`` says that it is given one text at a time."""
+    if single or precision == "fp16":
+        fuse_attention(model)
+    if precision == "fp16":
+        convert_half(model)
+    elif precision == "int8":
+        smooth_inputs(model, ranges, kept)
+        if single:
+            quantize_texts(model, profile.quantization.reduce_range, kept)
+        quantize_linears(model, profile.quantization.reduce_range, kept)
+        quantize_tables(model, kept=kept)
+        store_lstm_int8(model)
 
 
 def _write(
-    model: ir.Model, precision: str, prepared: PreparedModel, profile: DeviceProfile, root: Path
+    model: ir.Model,
+    precision: str,
+    single: bool,
+    prepared: PreparedModel,
+    profile: DeviceProfile,
+    root: Path,
 ) -> Variant:
     variant_id = f"onnx-{precision}"
-    clean(model, prepared.inputs, prepared.outputs)
+    ports = [port for port in prepared.inputs if not (single and port.name == MASK)]
+    clean(model, ports, prepared.outputs)
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
         raise ModelError(
@@ -208,13 +252,19 @@ def _write(
             hint="convert with --precision int8, or compress the model first",
         )
     file = f"{variant_id}/model.onnx"
+    how = _SINGLE_NOTE if single else _NOTES[precision]
+    note = "; ".join(filter(None, (how, _lstm_note(model, precision))))
     (root / variant_id).mkdir(exist_ok=True)  # a refined file is written again
     (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     main = Program(file, "main", (), prepared.inputs, prepared.outputs)
     provider = profile.runtime.provider if precision == "fp16" else ""
-    return Variant(
-        variant_id, "onnx", precision, "dense", _NOTES[precision], provider, {"main": main}
-    )
+    layout = "single" if single else "dense"
+    return Variant(variant_id, "onnx", precision, layout, note, provider, {"main": main})
+
+
+def _lstm_note(model: ir.Model, precision: str) -> str:
+    told = precision == "int8" and bool(lstms(model))
+    return "LSTM weights int8 in the file, float32 from loading on" if told else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -27,6 +27,8 @@ class PreparedModel:
             the converters the ranges of activations.
         card: what the model is.
         tokenizer_json: contents of tokenizer.json, truncation and padding removed; None if none.
+        original: what ``module`` was made from, whose answers those of the files are compared
+            with; None for ``module`` itself.
     """
 
     module: torch.nn.Module
@@ -35,6 +37,7 @@ class PreparedModel:
     examples: tuple[dict[str, torch.Tensor], ...]
     card: ModelCard
     tokenizer_json: bytes | None = None
+    original: torch.nn.Module | None = None
 
     @property
     def paddable(self) -> bool:

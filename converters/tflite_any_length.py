@@ -13,7 +13,9 @@ one of them. The rules:
 3. BATCH_MATMUL of two tensors that a RESHAPE just freed of leading ones reads the tensors before
    it: the RESHAPE after the scores would have two entries that differ. The ones then travel on
    through elementwise operations up to the next RESHAPE, left out if it changes nothing then.
-4. Anything else that differs: the length cannot be freed, and the file keeps fixed lengths.
+4. SLICE whose start or stop differs, but is as far from the end in both, becomes STRIDED_SLICE,
+   which counts from the end. (A SLICE also keeps the shape that it once had.)
+5. Anything else that differs: the length cannot be freed, and the file keeps fixed lengths.
 """
 
 import importlib
@@ -23,13 +25,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.converters.tflite_sharing import repacked
+from edgeformer.converters.tflite_file import Constants, repacked
 
 ENTRY = "main"
 # Of one shape in and out, or broadcast: leading ones change nothing.
 _ELEMENTWISE = frozenset(
     ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SOFTMAX", "SELECT_V2", "CAST", "TANH")
 )
+# What may differ in the options of an operation, or in its operands after the first.
+_FREED = frozenset(("RESHAPE", "SLICE"))
 
 
 class FixedLengthError(Exception):
@@ -48,22 +52,24 @@ def any_length(content: bytes) -> bytes:
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     first, second = (model.subgraphs[s.subgraphIndex] for s in model.signatureDefs)
-    graph = _Graph(schema, model, second, content)
-    other = _Graph(schema, model, first, content)
+    constants = Constants(model, content)
+    graph = _Graph(schema, model, second, constants)
+    other = _Graph(schema, model, first, constants)
     graph.match(other)
     graph.free_products()
     graph.free_reshapes(other)
+    graph.free_slices(other)
     signature = model.signatureDefs[1]
     signature.signatureKey, signature.subgraphIndex = ENTRY.encode(), 0
     model.signatureDefs, model.subgraphs = [signature], [second]
-    return repacked(model, content)
+    return repacked(model, constants.content)
 
 
 class _Graph:
     """A subgraph with its operations by name. Changed in place."""
 
-    def __init__(self, schema: Any, model: Any, graph: Any, content: bytes) -> None:
-        self._model, self._content, self._schema = model, content, schema
+    def __init__(self, schema: Any, model: Any, graph: Any, constants: Constants) -> None:
+        self._model, self._constants, self._schema = model, constants, schema
         self.tensors, self.graph = graph.tensors, graph
         names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
         self._codes: list[str] = [
@@ -76,14 +82,8 @@ class _Graph:
         return str(self._codes[operator.opcodeIndex])
 
     def constant(self, tensor: int) -> bytes | None:
-        """Bytes of a constant tensor, empty for an absent input, None for a
-        computed one."""
-        if tensor < 0:
-            return b""
-        buffer = self._model.buffers[self.tensors[tensor].buffer]
-        if buffer.offset:
-            return self._content[buffer.offset : buffer.offset + buffer.size]
-        return bytes(buffer.data) if buffer.data is not None and len(buffer.data) else None
+        """As of ``Constants.data``."""
+        return self._constants.data(self.graph, tensor)
 
     def match(self, other: "_Graph") -> None:
         """Rule 1, and what it finds: inputs that change with the length may be resized."""
@@ -93,8 +93,8 @@ class _Graph:
         for mine, theirs in zip(self.graph.operators, other.graph.operators, strict=True):
             name = self.name(mine)
             same = name == other.name(theirs) and len(mine.inputs) == len(theirs.inputs)
-            same &= name == "RESHAPE" or _equal(mine.builtinOptions, theirs.builtinOptions)
-            count = 1 if name == "RESHAPE" else len(mine.inputs)
+            same &= name in _FREED or _equal(mine.builtinOptions, theirs.builtinOptions)
+            count = 1 if name in _FREED else len(mine.inputs)
             for a, b in zip(mine.inputs[:count], theirs.inputs[:count], strict=True):
                 held = self.constant(a)
                 same &= held == other.constant(b) and (held is not None or same_tensor[a] == b)
@@ -172,7 +172,7 @@ class _Graph:
             if depends.sum() > 1 or (depends.any() and -1 in mine):
                 raise FixedLengthError("a RESHAPE has the length in two places")
             free = np.where(depends, -1, mine).astype(np.int32)
-            operator.inputs = [operator.inputs[0], self._add_constant(free)]
+            operator.inputs = [operator.inputs[0], self._constants.add(self.graph, free)]
             operator.builtinOptions, operator.builtinOptionsType = None, 0  # the shape again
 
     def _shape(self, operator: Any) -> NDArray[np.int32]:
@@ -181,18 +181,53 @@ class _Graph:
             raise FixedLengthError("a RESHAPE computes its shape")
         return np.frombuffer(data, np.int32)
 
-    def _add_constant(self, values: NDArray[np.int32]) -> int:
-        """A new constant: the old one may serve other operations too."""
-        buffer, tensor = self._schema.BufferT(), self._schema.TensorT()
-        buffer.data = values.view(np.uint8)
-        self._model.buffers.append(buffer)
-        tensor.shape, tensor.type = [len(values)], self._schema.TensorType.INT32
-        tensor.buffer, tensor.name = (
-            len(self._model.buffers) - 1,
-            f"shape_{len(self.tensors)}".encode(),
-        )
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
+    def free_slices(self, other: "_Graph") -> None:
+        """Rule 4."""
+        for operator in self.graph.operators:
+            if self.name(operator) != "SLICE":
+                continue
+            mine, theirs = self._window(operator), other._window(self._twins[id(operator)])
+            if (mine == theirs)[:2].all():
+                continue
+            places = np.where(mine == theirs, mine, mine - mine[2])  # those from the end: 0 or less
+            from_end = mine != theirs
+            if (from_end & (mine - mine[2] != theirs - theirs[2]))[:2].any():
+                raise FixedLengthError("a SLICE has neither end where it stays")
+            self._slice(operator, places, from_end)
+
+    def _window(self, operator: Any) -> NDArray[np.int32]:
+        """Start and stop of a SLICE, and the size of what it reads: int32 (3, axes)."""
+        data = [self.constant(tensor) for tensor in operator.inputs[1:]]
+        if None in data:
+            raise FixedLengthError("a SLICE computes its place")
+        start, size = (np.frombuffer(d or b"", np.int32) for d in data)
+        shape = np.asarray(self.tensors[operator.inputs[0]].shape, np.int32)
+        return np.stack([start, start + size, shape])
+
+    def _slice(self, operator: Any, places: NDArray[np.int32], from_end: NDArray[np.bool_]) -> None:
+        """Write starts and stops, of which some count from the end (0 is the end itself)."""
+        start, stop, _ = places
+        to_end = from_end[1] & (stop == 0)
+        options = self._schema.StridedSliceOptionsT()
+        options.endMask = int((to_end << np.arange(len(stop))).sum())
+        operator.builtinOptions = options
+        operator.builtinOptionsType = self._schema.BuiltinOptions.StridedSliceOptions
+        operator.opcodeIndex = self._code("STRIDED_SLICE")
+        constants = (start, stop, np.ones_like(start))
+        operator.inputs = [
+            operator.inputs[0],
+            *(self._constants.add(self.graph, values.astype(np.int32)) for values in constants),
+        ]
+
+    def _code(self, name: str) -> int:
+        """Place of an operation in the file's list, which it joins if it is not there."""
+        if name not in self._codes:
+            code = self._schema.OperatorCodeT()
+            code.builtinCode = code.deprecatedBuiltinCode = vars(self._schema.BuiltinOperator)[name]
+            code.version = 1
+            self._model.operatorCodes.append(code)
+            self._codes.append(name)
+        return self._codes.index(name)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -25,6 +25,7 @@ from edgeformer.converters.tflite_convert import (
     convert,
     process_restored,
 )
+from edgeformer.converters.tflite_lstm import holds_lstms, teach_lstm, with_lstm_kernels
 from edgeformer.converters.tflite_quantize import quantize, quantized_sites
 from edgeformer.converters.tflite_smoothing import smoothed
 from edgeformer.device_profiles.profile import DeviceProfile
@@ -85,7 +86,7 @@ def export_tflite(
             path = root / variant.programs["main"].file
             path.parent.mkdir(parents=True)
             if precision == "fp32":
-                path.write_bytes(converted.content)
+                path.write_bytes(with_lstm_kernels(converted.content))
             else:
                 variant = refine(_draft(variant, converted, path))
             variants.append(variant)
@@ -94,6 +95,7 @@ def export_tflite(
 
 def _convert(prepared: PreparedModel, lengths: tuple[int, ...]) -> _Converted:
     module, note = prepared.module, ""
+    teach_lstm()
     with smoothed(module, prepared.examples):
         sites = weight_sites(module)
         if lengths and lengths[-1] > 2:
@@ -115,14 +117,15 @@ def _variant(prepared: PreparedModel, precision: str, converted: _Converted) -> 
     name = f"tflite-{precision}"
     file = f"{name}/model.tflite"
     program = Program(file, converted.entry, converted.lengths, prepared.inputs, prepared.outputs)
-    return Variant(
-        name, "tflite", precision, converted.layout, converted.note, "", {"main": program}
-    )
+    plain = precision == "int8" and holds_lstms(converted.content)
+    note = "; ".join(filter(None, (converted.note, "LSTM weights stay float32" if plain else "")))
+    return Variant(name, "tflite", precision, converted.layout, note, "", {"main": program})
 
 
 def _draft(variant: Variant, converted: _Converted, path: Path) -> Draft:
     def write(kept: frozenset[str]) -> Variant:
-        path.write_bytes(quantize(converted.content, converted.sites, kept))
+        content = quantize(converted.content, converted.sites, kept)
+        path.write_bytes(with_lstm_kernels(content))
         return variant
 
     return Draft(quantized_sites(converted.content, converted.sites), write)

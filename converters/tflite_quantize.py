@@ -7,13 +7,12 @@ that stay in float32 get an entry of their own after it, by the names of what th
 import importlib
 import re
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeformer.converters.sites import Sites, site_of
 from edgeformer.converters.tflite_convert import imported
+from edgeformer.converters.tflite_file import Constants
 from edgeformer.converters.tflite_sharing import share_scales
 from edgeformer.runtime.engines.tflite_output import captured_output
 
@@ -56,6 +55,7 @@ def _scopes(content: bytes, sites: Sites) -> dict[str, list[str]]:
 def _read(content: bytes, sites: Sites) -> dict[str, tuple[int, list[str]]]:
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    constants = Constants(model, content)
     readers = {getattr(schema.BuiltinOperator, name) for name in _READERS}
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     names: dict[int, str | None] = {}  # buffer -> site, so that each weight is named once
@@ -67,7 +67,7 @@ def _read(content: bytes, sites: Sites) -> dict[str, tuple[int, list[str]]]:
                 continue
             tensor = graph.tensors[operator.inputs[1]]
             if tensor.buffer not in names:
-                weight = _weight(model, tensor, content)
+                weight = constants.floats(graph, int(operator.inputs[1]))
                 names[tensor.buffer] = None if weight is None else site_of(weight, sites)
             site = names[tensor.buffer]
             if site is not None:
@@ -75,15 +75,3 @@ def _read(content: bytes, sites: Sites) -> dict[str, tuple[int, list[str]]]:
                 scopes[site].append("".join(f"{name};" for name in outputs))
                 sizes[site] = int(np.prod(tensor.shape))
     return {site: (sizes[site], scopes[site]) for site in sizes}
-
-
-def _weight(model: Any, tensor: Any, content: bytes) -> NDArray[np.float32] | None:
-    """Values of a constant float32 tensor, None for any other."""
-    buffer = model.buffers[tensor.buffer]
-    if buffer.offset:
-        data = content[buffer.offset : buffer.offset + buffer.size]
-    else:
-        data = bytes(buffer.data) if buffer.data is not None else b""
-    if len(data) != 4 * int(np.prod(tensor.shape)):
-        return None
-    return np.frombuffer(data, np.float32).reshape(tensor.shape)

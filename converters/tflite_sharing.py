@@ -8,8 +8,7 @@ whose word table alone has 30,522 rows. A flatbuffer may point to one table from
 import importlib
 from typing import Any
 
-_ALIGNMENT = 16  # of weights, as TFLite's schema asks
-_FILE_IDENTIFIER = b"TFL3"
+from edgeformer.converters.tflite_file import repacked
 
 
 class _PackedOnce:
@@ -45,25 +44,6 @@ def share_scales(content: bytes) -> bytes:
     return repacked(model, content)
 
 
-def repacked(model: Any, content: bytes) -> bytes:
-    """The file of a changed ``model`` whose weights are those of the file ``content``.
-
-    Args:
-        model: ``ModelT`` read from ``content``; where its weights lie is changed in place.
-        content: weights behind the flatbuffer stay in their order.
-    """
-    weights = [buffer for buffer in model.buffers if buffer.offset]
-    if not weights:
-        return _pack(model)
-    # All weights move by one distance, known once the flatbuffer is packed, and packing again
-    # with new offsets keeps its size.
-    start = min(buffer.offset for buffer in weights)
-    new_start = -(-len(_pack(model)) // _ALIGNMENT) * _ALIGNMENT
-    for buffer in weights:
-        buffer.offset += new_start - start
-    return _pack(model).ljust(new_start, b"\0") + content[start:]
-
-
 def _key(parameters: Any) -> Any:
     arrays = (parameters.scale, parameters.zeroPoint, parameters.min, parameters.max)
     return (
@@ -72,10 +52,3 @@ def _key(parameters: Any) -> Any:
         parameters.detailsType,
         id(parameters.details) if parameters.details is not None else None,
     )
-
-
-def _pack(model: Any) -> bytes:
-    flatbuffers = importlib.import_module("flatbuffers")
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
-    return bytes(builder.Output())

@@ -58,10 +58,11 @@ def reference_answers(
     batch: RaggedBatch | None,
     tokens: tuple[NDArray[np.intp], ...] | None = None,
 ) -> Reference:
-    """Run the PyTorch module on each text of ``batch`` alone, or on the plain module's examples.
+    """Run the original PyTorch module on each text of ``batch`` alone, or on its examples.
 
     ``tokens``: see ``Reference``.
     """
+    module = prepared.module if prepared.original is None else prepared.original
     if batch is None:
         cases = [{k: v.numpy() for k, v in example.items()} for example in prepared.examples]
     else:
@@ -70,7 +71,7 @@ def reference_answers(
     outputs = []
     with torch.inference_mode():
         for i, case in enumerate(cases):
-            answer = prepared.module(**{k: torch.from_numpy(v) for k, v in case.items()})
+            answer = module(**{k: torch.from_numpy(v) for k, v in case.items()})
             outputs.append({k: reference.counted(i, v.float().numpy()) for k, v in answer.items()})
     if not all(np.isfinite(v).all() for output in outputs for v in output.values()):
         raise ModelError(

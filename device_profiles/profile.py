@@ -16,6 +16,7 @@ from edgeformer.errors import UsageError
 _FOLDER = Path(__file__).parent
 ARCHITECTURES = ("aarch64", "armv7l", "x86_64")
 PRECISIONS = ("fp32", "fp16", "int8")
+ONNX_RANGES = ("row", "text")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Length:
 
 @dataclass(frozen=True)
 class Quantization:
-    """``onnx``, ``tflite`` and ``numpy`` each name a precision. ``reduce_range`` keeps
+    """``onnx``, ``tflite`` and ``numpy`` each name a precision. ``onnx_ranges`` says what
+    shares the range of an int8 activation in ONNX: a ``row`` (a token), or the ``text``, which is
+    quicker but means one text per call. ``reduce_range`` keeps
     neighbouring int8 weights of ONNX small enough that no pair of products overflows 16 bits, for
     CPUs whose u8 x s8 instruction saturates. ``max_fp32_share`` is the largest share of an int8
     file's weights that may stay float32 where int8 alone misses the tolerance."""
@@ -66,6 +69,7 @@ class Quantization:
     onnx: str
     tflite: str
     numpy: str
+    onnx_ranges: str
     reduce_range: bool
     max_fp32_share: float
 
@@ -220,6 +224,10 @@ def _check_values(profile: DeviceProfile) -> None:
         "length.bucket_tokens must not be empty where tflite is an engine",
     )
     need(quantization.onnx in PRECISIONS, f"quantization.onnx must be of {PRECISIONS}")
+    need(
+        quantization.onnx_ranges in ONNX_RANGES,
+        f"quantization.onnx_ranges must be of {ONNX_RANGES}",
+    )
     need(0 <= quantization.max_fp32_share <= 1, "quantization.max_fp32_share must be from 0 to 1")
     for name in ("tflite", "numpy"):
         need(

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking import benchmark as benchmark
+    from edgeformer.compressing import compress as compress
     from edgeformer.errors import EdgeFormerError as EdgeFormerError
+    from edgeformer.evaluation import evaluate as evaluate
     from edgeformer.pipeline import convert as convert
     from edgeformer.runtime.loading import load as load
     from edgeformer.tuning import tune as tune
@@ -22,13 +24,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compress": "edgeformer.compressing",
     "convert": "edgeformer.pipeline",
     "load": "edgeformer.runtime.loading",
     "benchmark": "edgeformer.benchmarking",
     "tune": "edgeformer.tuning",
+    "evaluate": "edgeformer.evaluation",
     "EdgeFormerError": "edgeformer.errors",
 }
-__all__ = ["EdgeFormerError", "__version__", "benchmark", "convert", "load", "tune"]
+__all__ = [
+    "EdgeFormerError",
+    "__version__",
+    "benchmark",
+    "compress",
+    "convert",
+    "evaluate",
+    "load",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

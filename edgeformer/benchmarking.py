@@ -1,18 +1,19 @@
-"""What a bundle costs on this machine: one fresh process per engine, raw samples kept.
+"""What a bundle costs on this machine: one fresh process per figure, raw samples kept.
 
-    report = benchmark("model.edge", tokens=128)
+    report = benchmark("model.edge", tokens=(16, 128), threads=(1, 2))
     report.results[0].p50_ms, report.results[0].cold_start_ms
 
 What is timed is what a user calls: text in, answer out, tokenizing included (a plain module: its
 first golden input through ``run``). docs/benchmark.md defines every figure. Engines never share a
 process: two thread pools that spin in one ruin each other (benchmark_worker.py is what runs
 there). The machine's state is taken before and after, so that a figure from a hot or busy machine
-can be recognised. NumPy and the standard library only.
+is void by name. NumPy and the standard library only.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeformer.errors import UsageError
@@ -21,123 +22,28 @@ from edgeformer.machine import (
     Machine,
     MachineState,
     describe_machine,
-    disturbances,
+    doubts,
+    interference,
     read_state,
 )
+from edgeformer.report.schema import BundleFacts, Fidelity, Profile, Report, Result, Roofline
+from edgeformer.report.tables import count
 from edgeformer.workload import Workload, make_workload
 
 if TYPE_CHECKING:
     from edgeformer.runtime.bundle import Bundle
     from edgeformer.runtime.manifest import Variant
 
-SCHEMA_VERSION = 1
+Counts = int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
-class EngineResult:
-    """One variant, measured in a process of its own. Times in ms, memory in MB (1e6 bytes).
+class Cell:
+    """One point of the matrix: what runs, on how many threads, on what."""
 
-    Attributes:
-        variant, engine, precision: which model file.
-        state: ``measured``, ``failed`` (installed, but it died or raised) or ``missing``.
-        error: why there are no figures, empty if there are; ``hint``: what to do about it.
-        file_mb: size of the variant's model files.
-        threads: threads the engine used.
-        cold_start_ms: from the start of the process to its first answer; model files in the
-            page cache.
-        import_ms: of ``edgeformer.runtime``, NumPy included.
-        load_ms: ``load``: hashes, the engine's own import, model, self-test.
-        first_run_ms: the first call.
-        warmup_runs: calls before the samples; ``stable``: False if they never settled.
-        samples_ms: every timed call, in order.
-        cold_rss_mb, peak_rss_mb: peak resident memory after the first answer and at the end.
-    """
-
-    variant: str
-    engine: str
-    precision: str
-    file_mb: float
-    state: str = "measured"
-    error: str = ""
-    hint: str = ""
-    threads: int = 0
-    cold_start_ms: float = 0.0
-    import_ms: float = 0.0
-    load_ms: float = 0.0
-    first_run_ms: float = 0.0
-    warmup_runs: int = 0
-    stable: bool = True
-    samples_ms: tuple[float, ...] = ()
-    cold_rss_mb: float = 0.0
-    peak_rss_mb: float = 0.0
-
-    @property
-    def p50_ms(self) -> float:
-        """Median of the samples."""
-        return percentile(self.samples_ms, 50)
-
-    @property
-    def p90_ms(self) -> float:
-        """90 % of the samples are at most this."""
-        return percentile(self.samples_ms, 90)
-
-    @property
-    def p99_ms(self) -> float:
-        """99 % of the samples are at most this; of fewer than 100 samples, nearly the largest."""
-        return percentile(self.samples_ms, 99)
-
-    @property
-    def calls_per_second(self) -> float:
-        """Calls one after the other, over all samples."""
-        return 1000 * len(self.samples_ms) / sum(self.samples_ms)
-
-
-@dataclass(frozen=True)
-class BenchmarkReport:
-    """Everything a benchmark found; ``as_dict`` is the JSON, every table is a view of it."""
-
-    bundle: str
-    model: str
-    task: str
-    profile: str
+    variant: "Variant"
+    threads: int | None
     workload: Workload
-    results: tuple[EngineResult, ...]
-    versions: dict[str, str]
-    environment: dict[str, str]
-    machine: Machine
-    start: MachineState
-    end: MachineState
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What makes the figures less than trustworthy."""
-        unstable = [r.variant for r in self.results if not r.stable]
-        found = disturbances(self.machine, self.start, self.end)
-        if unstable:
-            found += (f"times had not settled when the samples began: {', '.join(unstable)}",)
-        return found
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with the derived figures beside the samples."""
-        data = asdict(self)
-        for row, result in zip(data["results"], self.results, strict=True):
-            if result.samples_ms:
-                row["p50_ms"], row["p90_ms"] = result.p50_ms, result.p90_ms
-                row["p95_ms"] = percentile(result.samples_ms, 95)
-                row["p99_ms"] = result.p99_ms
-                row["per_second"] = result.calls_per_second * self.workload.batch
-        data["notes"] = list(self.notes)
-        return data
-
-
-def percentile(samples: Sequence[float], percent: float) -> float:
-    """Linear interpolation between the ordered samples (NumPy's default); 0 <= percent <= 100."""
-    ordered = sorted(samples)
-    position = (len(ordered) - 1) * percent / 100
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def benchmark(
@@ -145,13 +51,16 @@ def benchmark(
     *,
     engines: Sequence[str] = (),
     text: str | None = None,
-    tokens: int | None = None,
-    batch: int | None = None,
+    tokens: Counts = None,
+    batch: Counts = None,
     iterations: int | None = None,
-    threads: int | None = None,
+    threads: Counts = None,
+    per_layer: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> BenchmarkReport:
-    """Measure every variant of a bundle, or those named, each in a fresh process.
+) -> Report:
+    """Measure every variant of a bundle, or those named, each point in a fresh process.
+
+    Several ``tokens``, ``batch`` and ``threads`` make a matrix.
 
     Args:
         path: bundle folder or zip.
@@ -159,9 +68,10 @@ def benchmark(
         text: the text of each call; None for sentences of ours cut to ``tokens``.
         tokens: length of each text, special tokens included; None for 128 or what the model takes.
         batch: texts of one call; None for 1.
-        iterations: timed calls; None for what fits into 5 seconds, between 20 and 300.
+        iterations: timed calls; None for what fits into 3 seconds, between 20 and 300.
         threads: most threads; None for the profile's.
-        progress: called with the id of each variant before it is measured.
+        per_layer: also find where the time goes, in one more process each.
+        progress: called with a name of each point before it is measured.
 
     Raises:
         UsageError: an engine the bundle has not, or figures that do not fit the model.
@@ -169,32 +79,40 @@ def benchmark(
     """
     from edgeformer.runtime.bundle import open_bundle
 
-    _check_counts(batch=batch, iterations=iterations, threads=threads, tokens=tokens)
+    lists = [_counts(n, v) for n, v in (("tokens", tokens), ("batch", batch), ("threads", threads))]
+    _counts("iterations", iterations)
     if text is not None and tokens is not None:
         raise UsageError("a text of your own has its own length", hint="leave out --tokens")
     machine, start = describe_machine(), read_state()
     with open_bundle(path) as bundle:
-        variants = _chosen(bundle, engines)
-        workload = make_workload(bundle, text, tokens, batch)
-        settings = {"workload": asdict(workload), "iterations": iterations, "threads": threads}
-        results = []
-        for variant in variants:
+        cells, notes = _cells(bundle, engines, text, *lists)
+        results: list[Result] = []
+        profiles: list[Profile] = []
+        rooflines: list[Roofline] = []
+        for cell in cells:
             if progress:
-                progress(variant.id)
-            results.append(_measure(bundle, variant, settings))
-        card, profile = bundle.manifest.model, str(bundle.manifest.profile.get("name", ""))
-    return BenchmarkReport(
-        bundle=str(path),
-        model=card.name,
-        task=card.task,
-        profile=profile,
-        workload=workload,
+                progress(_cell_name(cell, cells))
+            results.append(_measure(bundle, cell, iterations, machine))
+        if per_layer:
+            from edgeformer.profiling.profiles import measure_profiles, measure_rooflines
+
+            profiles = measure_profiles(bundle, cells, results, machine, progress)
+            rooflines = measure_rooflines(profiles, progress)
+        facts = _facts(path, bundle)
+    end = read_state()
+    return Report(
+        bundle=facts,
+        workload=cells[0].workload.kind,
         results=tuple(results),
         versions=_versions(),
         environment={k: v for k, v in os.environ.items() if k in _SPEED_VARIABLES},
         machine=machine,
         start=start,
-        end=read_state(),
+        end=end,
+        profiles=tuple(profiles),
+        roofline=tuple(rooflines),
+        notes=(*notes, *doubts(machine, start), *_unstable(results)),
+        void_reasons=_void_reasons(machine, start, end, results),
     )
 
 
@@ -206,10 +124,13 @@ _SPEED_VARIABLES = (
 )
 
 
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise UsageError(f"{name} must be at least 1, not {count}")
+def _counts(name: str, value: Counts) -> tuple[int | None, ...]:
+    """The numbers asked for, once each; (None,) where none were."""
+    numbers = (value,) if value is None or isinstance(value, int) else tuple(value)
+    for number in numbers:
+        if number is not None and number < 1:
+            raise UsageError(f"{name} must be at least 1, not {number}")
+    return tuple(dict.fromkeys(numbers)) or (None,)
 
 
 def _versions() -> dict[str, str]:
@@ -217,6 +138,30 @@ def _versions() -> dict[str, str]:
     from edgeformer.runtime.engine import installed_versions
 
     return {**installed_versions(), "edgeformer": __version__}
+
+
+def _cells(
+    bundle: "Bundle",
+    engines: Sequence[str],
+    text: str | None,
+    tokens: tuple[int | None, ...],
+    batches: tuple[int | None, ...],
+    threads: tuple[int | None, ...],
+) -> tuple[list[Cell], list[str]]:
+    """Every point of the matrix, and what was left out of it."""
+    from edgeformer.runtime.threads import available_threads
+
+    variants = _chosen(bundle, engines)
+    shapes = itertools.product(tokens, batches)
+    workloads = [make_workload(bundle, text, length, batch) for length, batch in shapes]
+    usable = [number if number is None else available_threads(number) for number in threads]
+    notes = [
+        f"{asked} threads were asked for, {used} can be used here"
+        for asked, used in zip(threads, usable, strict=True)
+        if asked != used
+    ]
+    points = itertools.product(variants, dict.fromkeys(usable), dict.fromkeys(workloads))
+    return [Cell(*point) for point in points], notes
 
 
 def _chosen(bundle: "Bundle", engines: Sequence[str]) -> "list[Variant]":
@@ -231,21 +176,106 @@ def _chosen(bundle: "Bundle", engines: Sequence[str]) -> "list[Variant]":
     return [v for v in variants if not engines or v.engine in engines or v.id in engines]
 
 
-def _measure(bundle: "Bundle", variant: "Variant", settings: dict[str, Any]) -> EngineResult:
+def _cell_name(cell: Cell, cells: Sequence[Cell]) -> str:
+    """The variant, and what else tells this point from the others."""
+    name = cell.variant.id
+    if cell.threads and len({c.threads for c in cells}) > 1:
+        name += f", {count(cell.threads, 'thread')}"
+    if len({c.workload.tokens for c in cells}) > 1:
+        name += f", {count(cell.workload.tokens, 'token')}"
+    if len({c.workload.batch for c in cells}) > 1:
+        name += f", {count(cell.workload.batch, 'text')}"
+    return name
+
+
+def _measure(bundle: "Bundle", cell: Cell, iterations: int | None, machine: Machine) -> Result:
     from edgeformer.runtime.engine import missing_engine
 
-    files = sorted({program.file for program in variant.programs.values()})
-    size_mb = sum(bundle.size(name) for name in files) / 1e6
-    head = (variant.id, variant.engine, variant.precision, size_mb)
-    missing = missing_engine(variant.engine)
+    files = variant_files(cell.variant)
+    blank = _blank(bundle, cell, sum(bundle.size(name) for name in files) / 1e6)
+    missing = missing_engine(cell.variant.engine)
     if missing:
-        return EngineResult(*head, state="missing", error=missing.message, hint=missing.hint)
+        return replace(blank, state="missing", error=missing.message, hint=missing.hint)
     bundle.check(files)  # also brings the files into the page cache, for all engines alike
-    request = {**settings, "path": str(bundle.path.absolute()), "variant": variant.id}
+    request = {**worker_request(bundle, cell), "iterations": iterations}
+    before = read_state()
     outcome = run_worker("edgeformer.benchmark_worker", request)
+    reasons = interference(machine, before, read_state())
     if outcome.answer is None:
-        return EngineResult(*head, state="failed", error=outcome.failure, hint=outcome.hint)
+        return replace(blank, state="failed", error=outcome.failure, hint=outcome.hint)
     answer = dict(outcome.answer)
     cold_start_ms = (answer.pop("first_answer_clock") - outcome.started) * 1000
-    answer["samples_ms"] = tuple(answer["samples_ms"])
-    return EngineResult(*head, cold_start_ms=cold_start_ms, **answer)
+    for name in ("samples_ms", "tokenize_ms", "model_ms"):
+        answer[name] = tuple(answer[name])
+    return replace(blank, cold_start_ms=cold_start_ms, void_reasons=reasons, **answer)
+
+
+def variant_files(variant: "Variant") -> list[str]:
+    """Paths of the variant's model files."""
+    return sorted({program.file for program in variant.programs.values()})
+
+
+def worker_request(bundle: "Bundle", cell: Cell) -> dict[str, Any]:
+    """What a worker must know to make the calls of ``cell``."""
+    return {
+        "path": str(bundle.path.absolute()),
+        "variant": cell.variant.id,
+        "threads": cell.threads,
+        "workload": asdict(cell.workload),
+    }
+
+
+def _blank(bundle: "Bundle", cell: Cell, file_mb: float) -> Result:
+    """The row of ``cell`` without figures."""
+    variant, parity = cell.variant, cell.variant.parity
+    fidelity = None
+    if parity is not None:
+        fidelity = Fidelity(
+            parity.texts, parity.max_abs, parity.min_cosine, parity.mean_cosine, parity.top1
+        )
+    return Result(
+        variant=variant.id,
+        engine=variant.engine,
+        precision=variant.precision,
+        layout=variant.layout,
+        file_mb=file_mb,
+        tokens=cell.workload.tokens,
+        batch=cell.workload.batch,
+        threads=cell.threads or bundle.manifest.threads,
+        fidelity=fidelity,
+    )
+
+
+def _facts(path: str | os.PathLike[str], bundle: "Bundle") -> BundleFacts:
+    from edgeformer.runtime.manifest_json import manifest_digest
+
+    manifest = bundle.manifest
+    return BundleFacts(
+        path=os.fspath(path),
+        name=manifest.model.name,
+        family=manifest.model.family,
+        task=manifest.model.task,
+        profile=str(manifest.profile.get("name", "")),
+        recipe=manifest.recipe,
+        parameters=manifest.model.parameters,
+        max_length=manifest.model.max_length,
+        digest=manifest_digest(manifest),
+        forced=manifest.forced,
+    )
+
+
+def _unstable(results: Sequence[Result]) -> tuple[str, ...]:
+    found = list(dict.fromkeys(r.variant for r in results if not r.stable))
+    if not found:
+        return ()
+    return (f"times had not settled when the samples began: {', '.join(found)}",)
+
+
+def _void_reasons(
+    machine: Machine, start: MachineState, end: MachineState, results: Sequence[Result]
+) -> tuple[str, ...]:
+    reasons = interference(machine, start, end)
+    void = sum(1 for result in results if result.void_reasons)
+    if void:
+        reasons += (f"{void} of {len(results)} results were disturbed",)
+    return reasons

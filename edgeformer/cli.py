@@ -27,7 +27,10 @@ from edgeformer.cli_common import (
     say,
     split_names,
 )
-from edgeformer.cli_device import benchmark, doctor, inspect, tune
+from edgeformer.cli_compress import compress, recipes
+from edgeformer.cli_device import doctor, inspect, tune
+from edgeformer.cli_measure import benchmark, show_reports
+from edgeformer.cli_reports import compare, evaluate
 from edgeformer.cli_run import run
 from edgeformer.errors import EdgeFormerError
 
@@ -39,7 +42,7 @@ from edgeformer.errors import EdgeFormerError
 )
 @click.version_option(__version__, message="edgeformer %(version)s")
 def commands() -> None:
-    """Transformer encoders on small machines: convert, verify, run, measure."""
+    """Transformer encoders on small machines: compress, convert, verify, run, measure."""
 
 
 @commands.command()
@@ -143,7 +146,11 @@ def show_profile(name: str, as_json: bool) -> None:
     print_result(data, cli_text.toml_text(data), as_json)
 
 
-for command in (run, benchmark, tune, inspect, doctor):
+_COMMANDS = (
+    *(compress, recipes, run, benchmark, show_reports, evaluate, compare),
+    *(tune, inspect, doctor),
+)
+for command in _COMMANDS:
     commands.add_command(command)
 
 

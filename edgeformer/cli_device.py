@@ -1,4 +1,4 @@
-"""The commands that look and measure: inspect, benchmark, tune, doctor."""
+"""The commands that look and choose: inspect, tune, doctor."""
 
 from dataclasses import asdict
 
@@ -45,51 +45,6 @@ def inspect(bundle: str, verify: bool, progress: bool | None, as_json: bool) -> 
             "the bundle did not pass:\n  " + "\n  ".join(found.problems),
             hint="copy it again, convert again, or see what `edgeformer doctor` says",
         )
-
-
-@click.command()
-@click.argument("bundle")
-@click.option("--engine", "engines", multiple=True, help="Engine or variant; may be repeated.")
-@click.option("--text", help="Text of each call. Default: sentences of ours.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Length of each text.  [default: 128]")
-@click.option("--batch", type=click.IntRange(min=1), help="Texts of one call.  [default: 1]")
-@click.option(
-    "--iterations", type=click.IntRange(min=1), help="Timed calls. Default: 5 seconds' worth."
-)
-@threads_option
-@progress_option
-@json_option
-def benchmark(
-    bundle: str,
-    engines: tuple[str, ...],
-    text: str | None,
-    tokens: int | None,
-    batch: int | None,
-    iterations: int | None,
-    threads: int | None,
-    progress: bool | None,
-    as_json: bool,
-) -> None:
-    """Measure BUNDLE on this machine, each engine in a fresh process."""
-    from edgeformer.benchmarking import benchmark as run_benchmark
-
-    with Progress(progress) as shown:
-        report = run_benchmark(
-            bundle,
-            engines=engines,
-            text=text,
-            tokens=tokens,
-            batch=batch,
-            iterations=iterations,
-            threads=threads,
-            progress=shown.step,
-        )
-    print_result(report.as_dict(), cli_text.benchmark_text(report), as_json)
-    bad = ("failed", "missing") if engines else ("failed",)
-    wrong = [result.variant for result in report.results if result.state in bad]
-    if wrong or all(result.state != "measured" for result in report.results):
-        names = ", ".join(wrong) or "any engine of the bundle"
-        raise EngineError(f"could not measure {names}", hint="edgeformer doctor")
 
 
 @click.command()

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking import BenchmarkReport, EngineResult
     from edgeformer.converters.conversion import ConversionReport
     from edgeformer.device_profiles.profile import DeviceProfile
     from edgeformer.doctor import Diagnosis, EngineCheck, ExtraCheck
@@ -182,67 +181,27 @@ def profiles_table(profiles: "Sequence[DeviceProfile]") -> str:
 
 def toml_text(data: dict[str, Any]) -> str:
     """A profile as the TOML that would give it: what ``profiles show`` prints can be kept."""
-    plain = [f"{key} = {_toml_value(v)}" for key, v in data.items() if not isinstance(v, dict)]
+    plain = [f"{key} = {toml_value(v)}" for key, v in data.items() if not isinstance(v, dict)]
     for name, section in data.items():
         if isinstance(section, dict):
-            plain += ["", f"[{name}]", *(f"{key} = {_toml_value(v)}" for key, v in section.items())]
+            plain += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items())]
     return "\n".join(plain)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A number, text, truth value or list of them as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'
     return repr(value)
 
 
-def benchmark_text(report: "BenchmarkReport") -> str:
-    """The table of a benchmark, what it was measured on, and what to doubt."""
-    work, machine = report.workload, report.machine
-    unit = "texts" if work.kind == "text" else "rows"
-    what = f"{work.batch} {unit} a call" if work.batch > 1 else f"1 {unit[:-1]} a call"
-    what += f", {work.tokens} tokens" if work.tokens else ""
-    headers = ["variant", "threads", "MB", "cold ms", "load ms", "first ms", "p50 ms", "p90 ms"]
-    headers += ["p99 ms", "runs", f"{unit}/s", "peak MB"]
-    measured = [r for r in report.results if r.state == "measured"]
-    lines = [
-        f"{report.model} for {report.profile}: {what}",
-        f"on {_cpu_line(machine)}; {machine.system}; {machine.python}",
-        ", ".join(f"{name} {version}" for name, version in report.versions.items()),
-        "",
-        table(headers, [_benchmark_row(r, work.batch) for r in measured]),
-    ]
-    lines += [f"{r.variant}: {_reason(r)}" for r in report.results if r.state != "measured"]
-    lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
-
-
-def _benchmark_row(result: "EngineResult", batch: int) -> tuple[str, ...]:
-    return (
-        result.variant,
-        str(result.threads),
-        _megabytes(result.file_mb),
-        f"{result.cold_start_ms:.0f}",
-        f"{result.load_ms:.0f}",
-        f"{result.first_run_ms:.1f}",
-        f"{result.p50_ms:.2f}",
-        f"{result.p90_ms:.2f}",
-        f"{result.p99_ms:.2f}",
-        str(len(result.samples_ms)),
-        f"{result.calls_per_second * batch:.1f}",
-        f"{result.peak_rss_mb:.0f}",
-    )
-
-
-def _reason(result: "EngineResult") -> str:
-    return f"{result.error}\n  -> {result.hint}" if result.hint else result.error
-
-
-def _cpu_line(machine: Any) -> str:
+def cpu_line(machine: Any) -> str:
+    """The board, the CPU, and how much of it may be used."""
     board = f"{machine.board}, " if machine.board else ""
     quota = "" if machine.cgroup_cpus is None else f", a quota of {machine.cgroup_cpus:g}"
     emulated = f", emulated by {machine.emulator}" if machine.emulator else ""
@@ -260,7 +219,7 @@ def doctor_text(diagnosis: "Diagnosis") -> str:
     lines = [
         f"EdgeFormer {diagnosis.edgeformer}, {machine.python} ({machine.bits}-bit)",
         f"system   {machine.system}{f', {machine.libc}' if machine.libc else ''}",
-        f"CPU      {_cpu_line(machine)}",
+        f"CPU      {cpu_line(machine)}",
         f"         features: {' '.join(machine.isa) or 'none that matter'}",
         f"memory   {machine.memory_mb} MB, {state.available_memory_mb} MB available",
         f"numpy    {diagnosis.numpy}, BLAS {blas.name}{threads}{where}",

@@ -37,6 +37,10 @@ class DataError(EdgeFormerError):
     """A calibration or evaluation file that cannot be read as one."""
 
 
+class TrainingError(EdgeFormerError):
+    """A training that diverged, ran out of memory, or cannot go on where it was interrupted."""
+
+
 class BundleError(EdgeFormerError):
     """A bundle that is missing, truncated, altered, unsafe or from a newer schema."""
 
@@ -51,5 +55,11 @@ class InputError(EdgeFormerError, ValueError):
 
 class ToleranceError(EdgeFormerError):
     """A converted file whose answers differ from the model's by more than the tolerance."""
+
+    exit_code = 3
+
+
+class ThresholdError(EdgeFormerError):
+    """A figure that was measured does not reach what was asked of it (--min, --fail-if)."""
 
     exit_code = 3

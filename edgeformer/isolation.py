@@ -28,6 +28,7 @@ from typing import IO, Any
 from edgeformer.errors import EdgeFormerError
 
 _STDERR_LINES = 3
+_NAP_SECONDS, _REST_SECONDS = 0.01, 1.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,17 @@ def serve_each(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     for line in sys.stdin:
         private.write(json.dumps(_reply(function, line)) + "\n")
         private.flush()
+
+
+def rest() -> None:
+    """Wait until this process uses no CPU time any more, for a second at most: a thread pool that
+    still spins would steal the CPU from the next process."""
+    deadline = time.perf_counter() + _REST_SECONDS
+    while time.perf_counter() < deadline:
+        before = time.process_time()
+        time.sleep(_NAP_SECONDS)
+        if time.process_time() - before < 0.1 * _NAP_SECONDS:
+            return
 
 
 def _private_stdout() -> IO[str]:

@@ -10,14 +10,25 @@ import platform
 import re
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path("/")
+from edgeformer.machine_files import (
+    affinity,
+    cgroup_memory_mb,
+    cpu_seconds,
+    fastest_mhz,
+    file_number,
+    file_text,
+    memory_mb,
+    ranges,
+    throttling,
+    turbo,
+)
 
-# Bits of the Raspberry Pi firmware's get_throttled: now, and (shifted by 16) since it was started.
-_PI_THROTTLING = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+ROOT = Path("/")
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class Machine:
         memory_mb: physical memory in MB (1e6 bytes), 0 where unknown.
         system: operating system and kernel; ``libc``: C library and version, may be empty.
         python: version and implementation.
+        blas: library behind NumPy's products, with its version; empty where unknown.
+        affinity: the CPUs that this process may use, such as ``0-3``; empty where unknown.
+        cgroup_memory_mb: memory that the cgroup grants, in MB, None without a limit.
+        turbo: True if the CPU may clock above its base frequency, None where unknown.
     """
 
     board: str
@@ -53,6 +68,10 @@ class Machine:
     system: str
     libc: str
     python: str
+    blas: str = ""
+    affinity: str = ""
+    cgroup_memory_mb: int | None = None
+    turbo: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,11 @@ class MachineState:
             ``earlier``); empty if nothing, None where the system does not say.
         load_1min: load average over one minute, None where unknown.
         available_memory_mb: memory that can still be used, 0 where unknown.
+        clock_seconds: a clock that only runs forward, for differences; 0 where unknown.
+        busy_seconds: what the CPUs that this process may use have worked since the system
+            started, for anybody; None where unknown.
+        stolen_seconds: of the same CPUs, what a hypervisor gave to other machines.
+        own_seconds: CPU time of this process and of its children that have ended.
     """
 
     time: str
@@ -79,6 +103,10 @@ class MachineState:
     throttling: tuple[str, ...] | None
     load_1min: float | None
     available_memory_mb: int
+    clock_seconds: float = 0.0
+    busy_seconds: float | None = None
+    stolen_seconds: float | None = None
+    own_seconds: float = 0.0
 
 
 def describe_machine(root: Path = ROOT) -> Machine:
@@ -86,9 +114,9 @@ def describe_machine(root: Path = ROOT) -> Machine:
     from edgeformer.runtime.cpu import cpu_model, isa_features
     from edgeformer.runtime.threads import affinity_cpus, cgroup_cpus
 
-    cpuinfo = _text(root / "proc/cpuinfo")
+    cpuinfo = file_text(root / "proc/cpuinfo")
     return Machine(
-        board=_text(root / "proc/device-tree/model").strip("\0\n "),
+        board=file_text(root / "proc/device-tree/model").strip("\0\n "),
         cpu_model=cpu_model(cpuinfo) or platform.processor() or "unknown",
         architecture=platform.machine(),
         emulator=_emulator(root),
@@ -97,34 +125,48 @@ def describe_machine(root: Path = ROOT) -> Machine:
         cpus=os.cpu_count() or 1,
         affinity_cpus=affinity_cpus(),
         cgroup_cpus=cgroup_cpus(root / "sys/fs/cgroup", root / "proc/self/cgroup"),
-        memory_mb=_memory_mb(root, "MemTotal"),
+        memory_mb=memory_mb(root, "MemTotal"),
         system=f"{_distribution()} (kernel {platform.release()})",
         libc=" ".join(part for part in platform.libc_ver() if part),
         python=f"{platform.python_implementation()} {platform.python_version()}",
+        blas=_blas(),
+        affinity=ranges(affinity()),
+        cgroup_memory_mb=cgroup_memory_mb(root),
+        turbo=turbo(root),
     )
 
 
 def read_state(root: Path = ROOT) -> MachineState:
     """Read what changes; ``root`` is where /proc and /sys lie."""
     cpus = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*"))
-    governors = dict.fromkeys(_text(cpu / "cpufreq/scaling_governor").strip() for cpu in cpus)
+    governors = dict.fromkeys(file_text(cpu / "cpufreq/scaling_governor").strip() for cpu in cpus)
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
-    degrees = [value / 1000 for zone in zones if (value := _number(zone)) is not None]
+    degrees = [value / 1000 for zone in zones if (value := file_number(zone)) is not None]
+    busy, stolen = cpu_seconds(root)
     return MachineState(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         governor=",".join(name for name in governors if name),
-        frequency_mhz=_fastest_mhz(cpus, "scaling_cur_freq"),
-        max_frequency_mhz=_fastest_mhz(cpus, "cpuinfo_max_freq"),
+        frequency_mhz=fastest_mhz(cpus, "scaling_cur_freq"),
+        max_frequency_mhz=fastest_mhz(cpus, "cpuinfo_max_freq"),
         temperature_c=max(degrees, default=None),
-        throttling=_throttling(root, cpus),
+        throttling=throttling(root, cpus),
         load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        available_memory_mb=_memory_mb(root, "MemAvailable"),
+        available_memory_mb=memory_mb(root, "MemAvailable"),
+        clock_seconds=time.monotonic(),
+        busy_seconds=busy,
+        stolen_seconds=stolen,
+        own_seconds=sum(os.times()[:4]),
     )
 
 
 def disturbances(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
     """Sentences about what makes figures taken between two states less than trustworthy."""
-    found = list(contention(machine, start, end))
+    return contention(machine, start, end) + doubts(machine, start)
+
+
+def doubts(machine: Machine, start: MachineState) -> tuple[str, ...]:
+    """Sentences about what makes figures of this machine less than trustworthy on any day."""
+    found = []
     if machine.emulator:
         found.append(f"emulated by {machine.emulator}: these times say nothing about a real CPU")
     slow = [g for g in start.governor.split(",") if g in ("powersave", "conservative", "ondemand")]
@@ -134,20 +176,60 @@ def disturbances(machine: Machine, start: MachineState, end: MachineState) -> tu
 
 
 def contention(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
-    """Sentences about what took the CPU away between two states: other work, throttling."""
-    found = []
-    if start.load_1min is not None and start.load_1min > 0.5 * machine.affinity_cpus:
-        found.append(f"other work was running: load {start.load_1min:.1f} at the start")
+    """Sentences about what took the CPU away between two states: load, throttling."""
+    return _load(machine, start) + _held_back(start, end)
+
+
+def interference(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
+    """The same, with other work measured: what the CPUs did between the states that was not ours.
+
+    Where the system does not count that, the load at the start has to do.
+    """
+    return _other_work(machine, start, end) + _held_back(start, end)
+
+
+def _load(machine: Machine, start: MachineState) -> tuple[str, ...]:
+    if start.load_1min is None or start.load_1min <= 0.5 * machine.affinity_cpus:
+        return ()
+    return (f"other work was running: load {start.load_1min:.1f} at the start",)
+
+
+def _held_back(start: MachineState, end: MachineState) -> tuple[str, ...]:
     before = start.throttling or ()
     held = [f for f in end.throttling or () if not f.endswith(" earlier") or f not in before]
-    if held:
-        found.append(f"the CPU was held back: {', '.join(held)}")
+    return (f"the CPU was held back: {', '.join(held)}",) if held else ()
+
+
+# Shares of the CPUs that other work, or other virtual machines, may take unmentioned.
+_OTHER_SHARE, _STOLEN_SHARE = 0.10, 0.05
+
+
+def _other_work(machine: Machine, start: MachineState, end: MachineState) -> tuple[str, ...]:
+    seconds = (end.clock_seconds - start.clock_seconds) * machine.affinity_cpus
+    if start.busy_seconds is None or end.busy_seconds is None or seconds <= 0:
+        return _load(machine, start)
+    own = end.own_seconds - start.own_seconds
+    other = (end.busy_seconds - start.busy_seconds - own) / seconds
+    stolen = ((end.stolen_seconds or 0.0) - (start.stolen_seconds or 0.0)) / seconds
+    found = []
+    if other > _OTHER_SHARE:
+        found.append(f"other work took {other:.0%} of the CPUs")
+    if stolen > _STOLEN_SHARE:
+        found.append(f"the hypervisor took {stolen:.0%} of the CPUs")
     return tuple(found)
+
+
+def rss_mb(root: Path = ROOT) -> float:
+    """Resident memory of this process now, in MB (1e6 bytes); 0 where unknown."""
+    for line in file_text(root / "proc/self/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def peak_rss_mb(root: Path = ROOT) -> float:
     """Largest resident memory of this process so far, in MB (1e6 bytes); 0 where unknown."""
-    for line in _text(root / "proc/self/status").splitlines():
+    for line in file_text(root / "proc/self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     try:
@@ -158,28 +240,9 @@ def peak_rss_mb(root: Path = ROOT) -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # absent on this system, or not for us: said as unknown
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.lstrip("-").isdigit() else None
-
-
-def _memory_mb(root: Path, key: str) -> int:
-    for line in _text(root / "proc/meminfo").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024 // 1_000_000
-    return 0
-
-
 def _emulator(root: Path) -> str:
     """qemu's user mode hides itself in /proc/self, but not in /proc/thread-self."""
-    maps = _text(root / "proc/thread-self/maps")
+    maps = file_text(root / "proc/thread-self/maps")
     found = re.search(r"/(qemu-\w+)(?:-static)?$", maps, re.MULTILINE)
     return found[1] if found else ""
 
@@ -191,20 +254,9 @@ def _distribution() -> str:
         return platform.system()
 
 
-def _fastest_mhz(cpus: list[Path], name: str) -> int | None:
-    kilohertz = [value for cpu in cpus if (value := _number(cpu / "cpufreq" / name)) is not None]
-    return max(kilohertz) // 1000 if kilohertz else None
+def _blas() -> str:
+    from edgeformer.runtime.blas import identify_blas
 
-
-def _throttling(root: Path, cpus: list[Path]) -> tuple[str, ...] | None:
-    flags = _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled").strip()
-    if flags:
-        bits = int(flags, 16)
-        now = [name for i, name in enumerate(_PI_THROTTLING) if bits >> i & 1]
-        past = [name for i, name in enumerate(_PI_THROTTLING) if bits >> (16 + i) & 1]
-        return (*now, *(f"{name} earlier" for name in past if name not in now))
-    counts = [_number(cpu / "thermal_throttle/core_throttle_count") for cpu in cpus]
-    known = [count for count in counts if count is not None]
-    if not known:
-        return None
-    return (f"throttled {max(known)} times earlier",) if max(known) else ()
+    found = identify_blas()
+    words = [found.name, *found.version.removeprefix("OpenBLAS").split()]
+    return "" if found.name == "unknown" else " ".join(words)

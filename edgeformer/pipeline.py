@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
@@ -76,7 +77,7 @@ def convert(
         EngineError: a converter or an engine is not installed.
         ToleranceError: the answers did not survive; nothing is written.
     """
-    _need_extra()
+    need_extra()
     chosen = load_profile(profile)
     _check_engines(chosen, engines)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -93,6 +94,7 @@ def convert(
 
         texts = read_texts(Path(calibration)) if calibration else builtin_texts()
         settings = ConversionSettings(
+            recipe=recipe_of(Path(model)) if isinstance(model, str | os.PathLike) else "",
             profile=chosen,
             output=Path(output),
             engines=tuple(engines or chosen.runtime.engines),
@@ -111,7 +113,8 @@ def convert(
     return replace(report, notices=(*notices, *report.notices))
 
 
-def _need_extra() -> None:
+def need_extra() -> None:
+    """Raises EngineError, saying what to install, unless the extra ``convert`` is there."""
     missing = [
         name
         for name in ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")
@@ -180,6 +183,8 @@ def prepare_checkpoint(
 
     from edgeformer.converters.prepared import PreparedModel
     from edgeformer.models.checkpoint import load_checkpoint
+    from edgeformer.models.equalizing import equalize
+    from edgeformer.models.folding import without_no_norms
     from edgeformer.ports import example_images, example_texts, input_ports, output_port
 
     loaded = load_checkpoint(folder, task=task)
@@ -190,13 +195,17 @@ def prepare_checkpoint(
     examples = example_images(inputs[0]) if images else example_texts(loaded, min(11, longest))
     with torch.inference_mode():
         answer = loaded.module(**examples[0])
+    module = without_no_norms(loaded.module)
+    if module is not loaded.module:
+        equalize(module)
     prepared = PreparedModel(
-        module=loaded.module,
+        module=module,
         inputs=inputs,
         outputs=tuple(output_port(name, value) for name, value in answer.items()),
         examples=examples,
         card=card,
         tokenizer_json=loaded.tokenizer_json,
+        original=loaded.module,
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

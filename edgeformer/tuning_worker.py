@@ -1,8 +1,7 @@
 """The inside of a tuning: one variant, or one table, timed in a process that does nothing else.
 
 ``edgeformer.tuning`` starts it and asks: first to open, then for times, round after round. It
-answers only when its threads have come to rest: a pool that still spins would steal the CPU from
-the next process. NumPy and the standard library only.
+answers only when its threads have come to rest. NumPy and the standard library only.
 """
 
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeformer.isolation import serve_each
+from edgeformer.isolation import rest, serve_each
 from edgeformer.machine import peak_rss_mb
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle, open_bundle
@@ -20,7 +19,6 @@ from edgeformer.runtime.golden import parse_golden
 from edgeformer.runtime.loading import load_bundle_tokenizer, open_checked, open_dispatcher
 from edgeformer.runtime.tuned import Choice
 
-_NAP_SECONDS, _REST_SECONDS = 0.01, 1.0
 _calls: list[Callable[[], object]] = []
 
 
@@ -30,7 +28,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         _calls.extend(_open(**request["open"]))
         return {"peak_rss_mb": peak_rss_mb()}
     times_ms = [_timed_ms(_calls[work]) for work in request["time"]]
-    _rest()
+    rest()
     return {"ms": times_ms, "peak_rss_mb": peak_rss_mb()}
 
 
@@ -76,16 +74,6 @@ def _timed_ms(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1000
-
-
-def _rest() -> None:
-    """Wait until this process uses no CPU time any more, for a second at most."""
-    deadline = time.perf_counter() + _REST_SECONDS
-    while time.perf_counter() < deadline:
-        before = time.process_time()
-        time.sleep(_NAP_SECONDS)
-        if time.process_time() - before < 0.1 * _NAP_SECONDS:
-            return
 
 
 if __name__ == "__main__":

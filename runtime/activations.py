@@ -18,14 +18,18 @@ _SQRT_2_OVER_PI = 0.7978845608028654
 # whose largest error of u * exp(P(u)) is least, 4.4e-7 (6.4e-7 in float32). Fitted by
 # Gauss-Newton steps, each a linear programme for the minimax correction on 3001 points of [0, 6],
 # where u * Phi(-u) exceeds 1e-8. Highest power first.
-_LOG_PHI = (
-    -3.28072958e-04,
-    4.91064068e-03,
-    -3.59240044e-02,
-    -3.18842462e-01,
-    -7.97665356e-01,
-    -6.93173258e-01,
+_LOG_PHI = tuple(
+    np.float32(coefficient)
+    for coefficient in (
+        -3.28072958e-04,
+        4.91064068e-03,
+        -3.59240044e-02,
+        -3.18842462e-01,
+        -7.97665356e-01,
+        -6.93173258e-01,
+    )
 )
+_ZERO = np.float32(0)
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26; highest power first.
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0)
 
@@ -34,19 +38,19 @@ def gelu(x: Floats, out: Floats, scratch: Scratch) -> None:
     """Exact GELU, x * Phi(x) (Hendrycks and Gimpel 2016), within 1e-6 and without erf.
 
     With u = |x|, x * Phi(x) = relu(x) - u * Phi(-u) on both sides of zero, and Phi(-u) is
-    exp(P(u)). Beyond u = 10 the second term is below 1e-22, so u is clipped there.
+    exp(P(u)). P falls for all u > 0, so that the second term vanishes as it should where the
+    polynomial no longer is a fit.
     """
     u, p = scratch.floats("u", x.shape), scratch.floats("p", x.shape)
     np.abs(x, out=u)
-    np.minimum(u, np.float32(10), out=u)
-    np.multiply(u, np.float32(_LOG_PHI[0]), out=p)
+    np.multiply(u, _LOG_PHI[0], out=p)
     for coefficient in _LOG_PHI[1:-1]:
-        np.add(p, np.float32(coefficient), out=p)
+        np.add(p, coefficient, out=p)
         np.multiply(p, u, out=p)
-    np.add(p, np.float32(_LOG_PHI[-1]), out=p)
+    np.add(p, _LOG_PHI[-1], out=p)
     np.exp(p, out=p)
     np.multiply(p, u, out=p)
-    np.maximum(x, np.float32(0), out=out)
+    np.maximum(x, _ZERO, out=out)
     np.subtract(out, p, out=out)
 
 

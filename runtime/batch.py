@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,9 @@ class RaggedBatch:
         """Pack one list of ids and one of type ids for each text."""
         offsets = np.zeros(len(ids) + 1, np.intp)
         np.cumsum([len(row) for row in ids], out=offsets[1:])
-        flat_ids = np.fromiter((t for row in ids for t in row), np.int32, count=int(offsets[-1]))
-        flat_types = np.fromiter((t for r in type_ids for t in r), np.int32, count=len(flat_ids))
+        count = int(offsets[-1])
+        flat_ids = np.fromiter(chain.from_iterable(ids), np.int32, count)
+        flat_types = np.fromiter(chain.from_iterable(type_ids), np.int32, count)
         return cls(flat_ids, flat_types, offsets)
 
     def __len__(self) -> int:

@@ -3,8 +3,9 @@
 A long list is run some texts at a time, so that memory does not grow with it beyond the answers.
 """
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ class CallStats:
         truncated_texts, truncated_tokens: what ``on_long="truncate"`` cut off.
         windows: inputs run; above ``texts`` where a text was split.
         variants: ids of the variants that answered.
+        tokenize_seconds: time from texts to token ids; ``model_seconds``: from there to the
+            program's outputs. What is left of the call builds the answers.
     """
 
     texts: int = 0
@@ -35,6 +38,8 @@ class CallStats:
     truncated_tokens: int = 0
     windows: int = 0
     variants: tuple[str, ...] = ()
+    tokenize_seconds: float = field(default=0.0, compare=False)
+    model_seconds: float = field(default=0.0, compare=False)
 
     def plus(self, more: "CallStats") -> "CallStats":
         """With the figures of another part of the same call."""
@@ -45,6 +50,8 @@ class CallStats:
             self.truncated_tokens + more.truncated_tokens,
             self.windows + more.windows,
             tuple(dict.fromkeys(self.variants + more.variants)),
+            self.tokenize_seconds + more.tokenize_seconds,
+            self.model_seconds + more.model_seconds,
         )
 
 
@@ -92,15 +99,24 @@ class Call:
         offsets: bool = False,
     ) -> Iterator[tuple[TextRows, NDArray[Any]]]:
         """The texts' rows and their answers, some texts at a time."""
-        longest = self.card.max_length
+        longest, clock = self.card.max_length, time.perf_counter
+        begun = clock()
         for rows in encode_in_chunks(self.tokenizer, texts, pair, longest, on_long, offsets):
+            self.stats = self.stats.plus(CallStats(tokenize_seconds=clock() - begun))
             self.count(rows)
             yield rows, self.run(rows.batch, output)
+            begun = clock()  # what the caller made of them is neither
 
     def run(self, batch: RaggedBatch, output: str) -> NDArray[Any]:
         """Answers to token rows, one row each, or one for each token (see ``Engine.encode``)."""
+        begun = time.perf_counter()
         encoded = self._dispatcher.encode(batch)
-        done = CallStats(windows=len(batch), tokens=len(batch.ids), variants=encoded.variants)
+        done = CallStats(
+            windows=len(batch),
+            tokens=len(batch.ids),
+            variants=encoded.variants,
+            model_seconds=time.perf_counter() - begun,
+        )
         self.stats = self.stats.plus(done)
         return encoded.outputs[output]
 

@@ -10,16 +10,18 @@ Every array a step reads or writes is looked up while binding; running does arit
 
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import BundleError, EdgeFormerError, EngineError
-from edgeformer.runtime import kernels
+from edgeformer.runtime import kernels, recurrent
 from edgeformer.runtime.activations import activate
 from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
 from edgeformer.runtime.plan import (
@@ -73,13 +75,17 @@ class Buffers:
         return self._blocks[slot][:count].view(dtype).reshape(shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundProgram:
-    """A program with its arrays. ``run`` reads ``inputs`` and fills ``outputs``."""
+    """A program with its arrays. ``run`` reads ``inputs`` and fills ``outputs``.
+
+    ``operations`` names the operation of each call; views need none.
+    """
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
-    calls: tuple[tuple[Callable[[], None], str], ...]
+    calls: tuple[tuple["partial[None]", str], ...]
+    operations: tuple[str, ...]
 
     def run(self) -> None:
         """Make every call in order.
@@ -97,6 +103,21 @@ class BoundProgram:
                     raise
                 except (*_REFUSED, TypeError, MemoryError) as error:
                     raise _failure(name, error) from None
+
+    def run_timed(self) -> list[int]:
+        """``run``, and how long each call took, in ns; errors come as NumPy raises them."""
+        clock = time.perf_counter_ns
+        marks = [clock()]
+        with np.errstate(all="ignore"):
+            for call, _ in self.calls:
+                call()
+                marks.append(clock())
+        return [stop - start for start, stop in pairwise(marks)]
+
+    def operands(self, k: int) -> list[Array]:
+        """The arrays that call ``k`` reads, in the order of its operation's operands, and last
+        the one it writes. An absent operand is left out."""
+        return [array for array in self.calls[k][0].args if isinstance(array, np.ndarray)]
 
 
 def bind(
@@ -116,7 +137,8 @@ def bind(
         None if value.slot is None else buffers.array(value.slot, shape, value.dtype)
         for value, shape in zip(program.values, shapes, strict=True)
     ]
-    calls = []
+    calls: list[tuple[partial[None], str]] = []
+    operations: list[str] = []
     for k, step in enumerate(program.steps):
         name = f"step {k} ({step.op})"
         operands = [_operand(o, arrays, tensors) for o in step.inputs]
@@ -128,12 +150,14 @@ def bind(
                 arrays[step.output] = view
             else:
                 calls.append((_call(step, operands, arrays, tensors, buffers.scratch), name))
+                operations.append(step.op)
         except (*_REFUSED, TypeError, MemoryError) as error:
             raise _failure(name, error) from None
     return BoundProgram(
         {name: _made(arrays[k]) for name, k in program.inputs.items()},
         {name: _made(arrays[k]) for name, k in program.outputs.items()},
         tuple(calls),
+        tuple(operations),
     )
 
 
@@ -211,7 +235,7 @@ def _call(
     arrays: list[Array | None],
     tensors: tuple[Tensor, ...],
     scratch: Scratch,
-) -> Callable[[], None]:
+) -> "partial[None]":
     """The kernel of a compute step with its arrays and attributes filled in."""
     spec = OPS[step.op]
     keywords = dict(step.attributes)
@@ -284,6 +308,8 @@ KERNELS: dict[str, Callable[..., None]] = {
     "attention_packed": kernels.attention_packed,
     "attention_dense": kernels.attention_dense,
     "attention_heads": kernels.attention_heads,
+    "lstm_packed": recurrent.lstm_packed,
+    "lstm_dense": recurrent.lstm_dense,
     "softmax": kernels.softmax,
     "segment_sum": kernels.segment_sum,
     "activate": activate,

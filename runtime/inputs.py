@@ -70,5 +70,23 @@ def _default(port: Port, sizes: dict[str, int]) -> NDArray[Any]:
     return np.broadcast_to(positions, shape).copy()
 
 
+def real_tokens(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where an attention mask is 1, for engines that leave padding out: bool (batch, sequence).
+
+    Raises:
+        InputError: values other than 0 and 1, or a row without a token.
+    """
+    kept: NDArray[np.bool_] = mask != 0
+    if mask.size and (mask.min() < 0 or mask.max() > 1):
+        raise InputError("attention_mask must be 1 for tokens and 0 for padding")
+    lengths = kept.sum(axis=1)
+    if not lengths.all():
+        raise InputError(
+            f"row {int(lengths.argmin())} of attention_mask has no token",
+            hint="an empty text still has its special tokens: mask those with 1",
+        )
+    return kept
+
+
 def _shape_text(port: Port) -> str:
     return "(" + ", ".join(str(s) for s in port.shape) + ")"

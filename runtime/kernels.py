@@ -15,6 +15,7 @@ Rules that hold for every kernel here:
 Overflow and NaN travel as in PyTorch: the engine runs kernels with floating point warnings off.
 """
 
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +29,9 @@ from edgeformer.runtime.scratch import Scratch, row_blocks
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
-_WEIGHT_VALUES = 1 << 20  # int8 weights are widened at most 4 MiB at a time, never a whole model
+_STRIP_VALUES = 1 << 20  # int8 weights are widened at most 4 MiB at a time, never a whole model
+_TILE_VALUES = 1 << 18  # tiles 1 MiB at a time: read again at once, from the cache
+_FEW_ROWS = 40  # up to here OpenBLAS multiplies by tiles as they are, without packing them first
 _SAFE_LOGIT = 60.0  # exp(+-60) is 1e+-26: sums and quotients of such values stay normal numbers
 # Written out: where tflite-runtime was loaded, numpy.finfo warns that subnormals are off.
 _LOWEST, _TINY = np.float32(-3.4028234663852886e38), np.float32(1.1754943508222875e-38)
@@ -86,23 +89,26 @@ def linear(
     """``out = activation((x @ weight) * scale + bias)``.
 
     Weights lie as (inputs, outputs): for few rows OpenBLAS is two to four times faster so than
-    with torch's (outputs, inputs).
+    with torch's (outputs, inputs). With AVX512 it is faster still for few rows if narrow tiles lie
+    one after the other, (outputs / width, inputs, width).
 
     Args:
         x: float32 (..., inputs).
-        weight: float32, or int8 with ``scale``, (inputs, outputs).
+        weight: float32, or int8 with ``scale``, (inputs, outputs); or int8 tiles.
         bias: float32 (outputs,) or None.
         out: float32 (..., outputs), contiguous.
         scratch: room for a strip of widened weights and for the activation.
         scale: float32 (outputs,), what one unit of an int8 column is worth.
         activation: a name of ``ACTIVATIONS``, or empty.
     """
-    inputs, outputs = weight.shape
+    inputs, outputs = x.shape[-1], out.shape[-1]
     x2, out2 = x.reshape(-1, inputs), out.reshape(-1, outputs)
     if scale is None:
         np.matmul(x2, weight, out=out2)
+    elif weight.ndim == 3:
+        _multiply_tiles(x2, weight, out2, scratch)
     else:
-        step = max(1, _WEIGHT_VALUES // inputs)
+        step = max(1, _STRIP_VALUES // inputs)
         for start in range(0, outputs, step):
             strip = weight[:, start : start + step]
             wide = scratch.floats("weight", strip.shape)
@@ -116,6 +122,25 @@ def linear(
             np.add(block, bias, out=block)
         if activation:
             ACTIVATIONS[activation](block, block, scratch)
+
+
+def _multiply_tiles(x: Floats, tiles: Array, out: Floats, scratch: Scratch) -> None:
+    """``out = x @ weight`` with an int8 weight in tiles: a few rows tile by tile, more of them with
+    tiles put side by side again while they are widened."""
+    count, inputs, width = tiles.shape
+    by_tile = out.reshape(len(x), count, width).transpose(1, 0, 2)
+    step = max(1, _TILE_VALUES // (inputs * width))
+    for start in range(0, count, step):
+        some = tiles[start : start + step]
+        if len(x) <= _FEW_ROWS:
+            wide = scratch.floats("weight", some.shape)
+            np.copyto(wide, some)
+            np.matmul(x, wide, out=by_tile[start : start + step])
+        else:
+            wide = scratch.floats("weight", (inputs, len(some), width))
+            np.copyto(wide.transpose(1, 0, 2), some)
+            columns = slice(start * width, (start + len(some)) * width)
+            np.matmul(x, wide.reshape(inputs, -1), out=out[:, columns])
 
 
 def layer_norm(
@@ -139,7 +164,7 @@ def layer_norm(
     width = x.shape[-1]
     x2, out2 = x.reshape(-1, width), out.reshape(-1, width)
     residual2 = None if residual is None else residual.reshape(-1, width)
-    average = np.full((width, 1), 1 / width, np.float32)
+    average = _average(width)
     for rows in row_blocks(len(x2), width):
         block, mean = out2[rows], scratch.floats("mean", (rows.stop - rows.start, 1))
         source = x2[rows]
@@ -156,6 +181,12 @@ def layer_norm(
             np.multiply(block, weight, out=block)
         if bias is not None:
             np.add(block, bias, out=block)
+
+
+@functools.cache
+def _average(width: int) -> Floats:
+    """The column that takes the mean of rows in a matrix product."""
+    return np.full((width, 1), 1 / width, np.float32)
 
 
 def softmax(x: Floats, out: Floats, *, axis: int) -> None:

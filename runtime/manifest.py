@@ -93,7 +93,8 @@ class Variant:
         engine: ``onnx``, ``tflite`` or ``numpy``.
         precision: ``fp32``, ``fp16`` or ``int8``.
         layout: ``packed`` (rows of all texts one after the other, no padding), ``dense`` (any
-            padded shape) or ``buckets`` (fixed lengths).
+            padded shape), ``buckets`` (fixed lengths) or ``single`` (one text per call without
+            padding: the file has no ``attention_mask``, the engine leaves out what it masks).
         note: why this layout, or another fact a user should know.
         provider: execution provider the engine must have, empty for its CPU one.
         programs: entries by name; ``main`` always exists.

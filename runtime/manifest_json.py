@@ -11,12 +11,10 @@ import hashlib
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Callable
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from edgeformer.errors import BundleError
 from edgeformer.runtime.manifest import (
@@ -27,6 +25,7 @@ from edgeformer.runtime.manifest import (
     Parity,
     Port,
 )
+from edgeformer.runtime.records import build
 
 
 def digest(data: dict[str, Any]) -> str:
@@ -82,13 +81,17 @@ def parse_manifest(text: bytes) -> Manifest:
         )
     if data.pop("digest", None) != digest(data):
         raise BundleError("manifest.json was altered: its digest does not match", hint=_AGAIN)
-    manifest: Manifest = _build(Manifest, data, "manifest")
+    manifest: Manifest = build(Manifest, data, "manifest", _refuse)
     _check_paths(manifest)
     _check_values(manifest)
     return manifest
 
 
 _AGAIN = "copy the bundle again, or convert again"
+
+
+def _refuse(what: str) -> NoReturn:
+    raise BundleError(f"manifest.json: {what}", hint=_AGAIN)
 
 
 def safe_path(name: str) -> bool:
@@ -180,42 +183,3 @@ MAX_IMAGE_EDGE = 1 << 14  # pixels
 _PRECISIONS = ("fp32", "fp16", "int8")
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _DEFAULT = re.compile(r"ones|zeros|positions\+\d{1,9}")
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (parsed JSON) as the annotated type ``kind``, or a BundleError naming ``where``."""
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        return _build_record(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if _plain(option, value):
-                return value if option is not type(None) else None
-        return _build(arguments[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if _plain(kind, value):
-        return float(value) if kind is float else value
-    raise BundleError(f"manifest.json: {where} has the wrong type", hint=_AGAIN)
-
-
-def _build_record(kind: Any, value: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in fields(kind)}
-    needed = {f.name for f in fields(kind) if not f.metadata.get("added")}
-    if not isinstance(value, dict) or not needed <= set(value) <= names:
-        raise BundleError(f"manifest.json: {where} has missing or unknown fields", hint=_AGAIN)
-    return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
-
-
-def _plain(kind: Any, value: Any) -> bool:
-    """True if ``value`` is of the plain JSON type ``kind`` (a bool is not an int)."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind in (str, int, bool, type(None)):
-        return type(value) is kind
-    return kind is dict and isinstance(value, dict)

@@ -24,7 +24,7 @@ from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgeformer.runtime.answers import Answer, Label, Span
+    from edgeformer.runtime.answers import Answer, Label, Span, Word
 
 Texts = list[str] | tuple[str, ...]
 Image = NDArray[Any]
@@ -238,6 +238,16 @@ class Model:
         found = tag_texts(call, _as_list(texts), on_long)
         self.last_call = call.stats
         return found[0] if _is_one(texts) else found
+
+    def tag_words(self, texts: list[str], *, on_long: str = "truncate") -> "list[list[Word]]":
+        """The words of each text as the tokenizer cuts them, each with its best label: what
+        ``tag`` makes spans of. Words that did not fit are absent."""
+        from edgeformer.runtime.tasks.tagging import tag_words
+
+        call = self._call("token-classification")
+        found = tag_words(call, _as_list(texts), on_long)
+        self.last_call = call.stats
+        return found
 
     @overload
     def answer(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeformer.runtime.activations import ACTIVATIONS
+from edgeformer.runtime.recurrent import DIRECTIONS, STATES
 
 UNARY: dict[str, np.ufunc] = {
     "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "exp": np.exp, "floor": np.floor,
@@ -55,6 +56,14 @@ class OpSpec:
     scratch: bool = False
 
 
+_LSTM = OpSpec(
+    (3, 3),
+    {"direction": DIRECTIONS, "states": STATES},
+    quantized=1,
+    scale_axis=1,
+    scratch=True,
+)
+
 OPS: dict[str, OpSpec] = {
     # Views: arranged once, when a program is bound to its buffers.
     "reshape": OpSpec((1, 1), {}, view=True),
@@ -64,7 +73,7 @@ OPS: dict[str, OpSpec] = {
         (1, 1), {"axis": "int", "start": "size", "stop": "size", "step": "int"}, view=True
     ),
     "select": OpSpec((1, 1), {"axis": "int", "index": "size"}, view=True),
-    # Compute: runtime/kernels.py.
+    # Compute: runtime/kernels.py, runtime/recurrent.py.
     "embedding": OpSpec((2, 2), {}, quantized=0),
     "linear": OpSpec(
         (3, 3),
@@ -82,6 +91,8 @@ OPS: dict[str, OpSpec] = {
         (4, 4), {"heads": "int", "scale": "float"}, optional=(3,), scratch=True
     ),
     "attention_heads": OpSpec((4, 4), {"scale": "float"}, optional=(3,), scratch=True),
+    "lstm_packed": _LSTM,
+    "lstm_dense": _LSTM,
     "softmax": OpSpec((1, 1), {"axis": "int"}),
     "segment_sum": OpSpec((2, 2), {}),
     "activate": OpSpec((1, 1), {"fn": tuple(ACTIVATIONS)}, scratch=True),

@@ -39,7 +39,8 @@ class Tensor:
     """A stored array, read-only.
 
     Attributes:
-        array: as stored; int8 matrices come with a scale, nothing else does.
+        array: as stored; int8 matrices come with a scale, nothing else does. One with a scale for
+            each column may lie in tiles of some columns, (tiles, rows, width).
         scale: float32, what one unit of each row or column is worth.
         axis: 0 if ``scale`` has one value for each row, 1 for each column.
     """
@@ -188,7 +189,9 @@ def _scale(value: Any, arrays: list[NDArray[Any]], k: int) -> NDArray[np.float32
         return None
     scale = arrays[_int(value["scale"], 0, len(arrays) - 1, where)]
     axis = _int(value["axis"], 0, 1, where)
-    if scale.dtype != np.float32 or array.ndim != 2 or scale.shape != (array.shape[axis],):
+    tiled = array.ndim == 3 and axis == 1
+    count = (array.shape[0] * array.shape[2],) if tiled else array.shape[axis : axis + 1]
+    if scale.dtype != np.float32 or not (tiled or array.ndim == 2) or scale.shape != count:
         fail(f"{where} needs one float32 scale for each row or column")
     return scale
 

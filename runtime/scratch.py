@@ -1,5 +1,6 @@
 """Room for the temporaries of kernels, and how large a piece of work stays in the CPU's cache."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ class Scratch:
 
     def floats(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """An uninitialised float32 array; it holds until the same name is asked for again."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         array = self._arrays.get(name)
         if array is None or array.size < size:
             array = self._arrays[name] = np.empty(size, np.float32)

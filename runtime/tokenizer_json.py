@@ -187,8 +187,8 @@ def _parse_added_tokens(
         free = max([len(vocab) - 1, *ids.values()]) + 1
         ids[content] = vocab.get(content, free)
         tokens.append(AddedToken(content, ids[content], **flags))
-    spaces = any(properties(ord(letter)) & SPACE for letter in first_letters)
-    if spaces and any(token.rstrip for token in tokens):
+    takes = any(token.rstrip for token in tokens)  # asked first: properties unpacks its tables
+    if takes and any(properties(ord(letter)) & SPACE for letter in first_letters):
         raise UnsupportedPartError("an added token that starts with a space another may take")
     return tuple(tokens)
 

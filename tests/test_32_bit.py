@@ -118,7 +118,7 @@ def test_an_index_is_never_cut_off() -> None:
 
 
 def run_one(call: Any) -> None:
-    BoundProgram({}, {}, ((call, "step 0 (take)"),)).run()
+    BoundProgram({}, {}, ((call, "step 0 (take)"),), ("take",)).run()
 
 
 def test_what_numpy_refuses_is_not_called_the_bundles_fault() -> None:

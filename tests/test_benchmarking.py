@@ -10,31 +10,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
-from edgeformer import benchmark_worker
-from edgeformer.benchmarking import EngineResult, benchmark, percentile
-from edgeformer.cli_text import benchmark_text
+from edgeformer import benchmark_worker, benchmarking
+from edgeformer.benchmark_text import benchmark_text
+from edgeformer.benchmarking import benchmark
+from edgeformer.cli import commands
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import BundleError, UsageError
+from edgeformer.machine import MachineState
+from edgeformer.report.schema import dump_report, parse_report
+from edgeformer.runtime import load
 from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import ENGINES, missing_engine
+from edgeformer.runtime.threads import available_threads
 from edgeformer.runtime.tokenizer import load_tokenizer
 from edgeformer.workload import make_workload, text_of_length
 from tests.tiny_bundles import bundle
 from tests.tiny_models import tiny_tokenizer_json
 
 ROOT = Path(__file__).parent.parent
-
-
-@given(
-    st.lists(st.floats(0, 1e6), min_size=1, max_size=50),
-    st.sampled_from([0, 50, 90, 95, 99, 100]),
-)
-def test_percentiles_are_numpys(samples: list[float], percent: int) -> None:
-    assert percentile(samples, percent) == pytest.approx(np.percentile(samples, percent))
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,7 +67,9 @@ def test_the_texts_of_a_batch_differ_and_fit_the_model() -> None:
         {"tokens": 49},
         {"tokens": 2},
         {"tokens": 0},
+        {"tokens": (16, 49)},
         {"batch": 0},
+        {"batch": (1, 0)},
         {"threads": 0},
         {"iterations": 0},
         {"text": "a", "tokens": 5},
@@ -110,16 +110,107 @@ def test_a_report_holds_what_was_measured() -> None:
     parts = result.import_ms + result.load_ms + result.first_run_ms
     assert 0 < parts < result.cold_start_ms
     assert 10 < result.cold_rss_mb <= result.peak_rss_mb
-    assert report.workload.tokens == 12
-    data = json.loads(json.dumps(report.as_dict()))
-    row = data["results"][0]
-    assert row["samples_ms"] == list(result.samples_ms)
-    for name, percent in (("p50_ms", 50), ("p90_ms", 90), ("p95_ms", 95), ("p99_ms", 99)):
-        assert row[name] == pytest.approx(np.percentile(result.samples_ms, percent))
-    assert row["per_second"] == pytest.approx(7 * 3 / (sum(result.samples_ms) / 1000))
-    assert data["schema_version"] == 1
-    assert data["start"]["time"] <= data["end"]["time"]
-    assert data["versions"]["numpy"] == np.__version__
+    assert 10 < result.warm_rss_mb <= result.peak_rss_mb + 1
+    assert 10 < result.end_rss_mb <= result.peak_rss_mb + 1
+    assert (result.tokens, result.batch, result.layout) == (12, 3, "packed")
+    assert report.start.clock_seconds < report.end.clock_seconds
+    assert report.versions["numpy"] == np.__version__
+    with open_bundle(bundle()) as opened:
+        manifest = opened.manifest
+    parity = manifest.variants[0].parity
+    assert parity is not None
+    assert result.fidelity is not None
+    assert result.fidelity.mean_cosine == parity.mean_cosine
+    facts = report.bundle
+    assert (facts.name, facts.parameters) == (manifest.model.name, manifest.model.parameters)
+    assert facts.digest == json.loads((bundle() / "manifest.json").read_bytes())["digest"]
+    assert parse_report(dump_report(report)) == report
+
+
+def test_the_stages_of_a_call_are_parts_of_its_time() -> None:
+    """Tokenizing and the model lie within each call, and the model runs as often as is measured."""
+    (result,) = benchmark(bundle(), tokens=40, batch=2, iterations=6).results
+    assert len(result.tokenize_ms) == len(result.model_ms) == len(result.samples_ms) == 6
+    for total, tokenize, model in zip(
+        result.samples_ms, result.tokenize_ms, result.model_ms, strict=True
+    ):
+        assert 0 < tokenize < total
+        assert 0 < model < total
+        assert tokenize + model <= total + 1e-4
+    assert set(result.stages) == {"tokenize", "model", "answer"}
+
+
+def test_stages_are_those_of_the_call_and_add_up_over_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that only the model's own readings move: 1 s for each."""
+    ticks = iter(range(10**6))
+    with load(bundle()) as model:
+        monkeypatch.setattr("edgeformer.runtime.model.time.perf_counter", lambda: next(ticks))
+        monkeypatch.setattr("edgeformer.runtime.text.CHUNK_TEXTS", 2)
+        model.classify(["good", "bad", "very good", "boring", "film"])
+        call = model.last_call
+    assert (call.tokenize_seconds, call.model_seconds) == (3, 3)  # three pieces of two texts
+
+
+def test_several_lengths_batches_and_threads_make_a_matrix() -> None:
+    told: list[str] = []
+    report = benchmark(
+        bundle(),
+        tokens=(8, 16),
+        batch=(1, 2),
+        threads=(1, 4096),
+        iterations=1,
+        progress=told.append,
+    )
+    available = available_threads(4096)
+    threads = [1] if available == 1 else [1, available]
+    wanted = [(n, tokens, batch) for n in threads for tokens in (8, 16) for batch in (1, 2)]
+    assert [(r.threads, r.tokens, r.batch) for r in report.results] == wanted
+    assert len(set(told)) == len(told) == len(wanted)
+    assert any("4096 threads were asked for" in note for note in report.notes)
+    page = benchmark_text(report)
+    for result in report.results:
+        cells = [result.variant, str(result.threads), str(result.tokens), str(result.batch)]
+        if len(threads) == 1:
+            del cells[1]
+        lines = [line.replace("(void)", "").split() for line in page.splitlines()]
+        assert any(line[: len(cells)] == cells for line in lines)
+
+
+def test_a_busy_machine_makes_figures_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two readings the CPUs work 9 s for others."""
+    real, seconds = benchmarking.read_state, iter(range(0, 10**6, 10))
+
+    def busy() -> MachineState:
+        now = next(seconds)
+        return replace(real(), clock_seconds=now, busy_seconds=0.9 * now, own_seconds=0.0)
+
+    monkeypatch.setattr(benchmarking, "read_state", busy)
+    machine = replace(benchmarking.describe_machine(), affinity_cpus=1)
+    monkeypatch.setattr(benchmarking, "describe_machine", lambda: machine)
+    report = benchmark(TINY_BUNDLE, engines=("numpy-fp32",), iterations=1)
+    assert report.void
+    assert report.void_reasons[0] == "other work took 90% of the CPUs"
+    assert report.results[0].void_reasons == ("other work took 90% of the CPUs",)
+    data = json.loads(dump_report(report))
+    assert data["void"] is True
+    assert data["results"][0]["void"] is True
+    page = benchmark_text(report)
+    assert "VOID: other work took 90% of the CPUs" in page
+    assert "numpy-fp32 (void)" in page
+
+
+def test_a_quiet_machine_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = benchmarking.read_state
+    quiet = replace(real(), busy_seconds=1.0, own_seconds=0.0, throttling=(), stolen_seconds=0.0)
+    seconds = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(
+        benchmarking, "read_state", lambda: replace(quiet, clock_seconds=next(seconds))
+    )
+    report = benchmark(TINY_BUNDLE, engines=("numpy-fp32",), iterations=1)
+    assert not report.void
+    assert "VOID" not in benchmark_text(report)
 
 
 def test_every_installed_engine_is_measured_in_a_process_of_its_own() -> None:
@@ -131,11 +222,12 @@ def test_every_installed_engine_is_measured_in_a_process_of_its_own() -> None:
         for precision in ("fp32", "int8")
     }
     assert states == wanted
-    assert (report.workload.kind, report.workload.batch) == ("arrays", 1)
+    assert (report.workload, report.results[0].batch) == ("arrays", 1)
+    assert all(result.stages == {} for result in report.results)
     page = benchmark_text(report)
     for result in report.results:
         if result.state == "measured":
-            row = next(line for line in page.splitlines() if line.startswith(result.variant))
+            row = next(line for line in page.splitlines() if line.startswith(f"{result.variant} "))
             assert f"{result.p50_ms:.2f}" in row.split()
 
 
@@ -174,16 +266,16 @@ def test_an_engine_that_is_not_installed_is_a_row(monkeypatch: pytest.MonkeyPatc
 def test_warm_up_ends_when_two_windows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     window = benchmark_worker.WINDOW_RUNS
     times = iter([9.0] * window + [3.0] * window + [2.0] * window + [2.01] * window + [7.0])
-    monkeypatch.setattr(benchmark_worker, "_timed_ms", lambda call: next(times))
-    assert benchmark_worker._warm_up(lambda: None) == (4 * window, True)
+    monkeypatch.setattr(benchmark_worker, "timed_ms", lambda call: next(times))
+    assert benchmark_worker.warm_up(lambda: None) == (4 * window, True)
     assert next(times) == 7.0
 
 
 def test_a_warm_up_that_never_settles_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     doubling = iter(float(2**n) for n in range(10_000))
-    monkeypatch.setattr(benchmark_worker, "_timed_ms", lambda call: next(doubling))
+    monkeypatch.setattr(benchmark_worker, "timed_ms", lambda call: next(doubling))
     monkeypatch.setattr(benchmark_worker, "WARMUP_SECONDS", 0.0)
-    assert benchmark_worker._warm_up(lambda: None) == (2 * benchmark_worker.WINDOW_RUNS, False)
+    assert benchmark_worker.warm_up(lambda: None) == (2 * benchmark_worker.WINDOW_RUNS, False)
 
 
 def test_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +288,50 @@ def test_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(samples(lambda: None, None)) == benchmark_worker.MAX_SAMPLES
 
 
-def test_notes_say_which_figures_to_doubt() -> None:
-    report = benchmark(TINY_BUNDLE, engines=("numpy-fp32",), iterations=1)
-    shaky = EngineResult("x-fp32", "x", "fp32", 1.0, stable=False, samples_ms=(1.0,))
-    notes = replace(report, results=(shaky,)).notes
-    assert any("had not settled" in note and "x-fp32" in note for note in notes)
+def test_notes_say_which_figures_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    governed = replace(benchmarking.read_state(), governor="ondemand")
+    monkeypatch.setattr(benchmarking, "read_state", lambda: governed)
+    run = benchmarking.run_worker
+
+    def shaky(module: str, request: Any) -> Any:
+        outcome = run(module, request)
+        assert outcome.answer is not None
+        return replace(outcome, answer={**outcome.answer, "stable": False})
+
+    monkeypatch.setattr(benchmarking, "run_worker", shaky)
+    notes = benchmark(TINY_BUNDLE, engines=("numpy-fp32",), iterations=1).notes
+    assert any("had not settled" in note and "numpy-fp32" in note for note in notes)
+    assert any("governor ondemand" in note for note in notes)
+
+
+def test_the_command_line_takes_lists_and_writes_reports(tmp_path: Path) -> None:
+    files = [tmp_path / f"report{form}" for form in (".json", ".md", ".html")]
+    options = ["--engine", "numpy-fp32,numpy-int8", "--threads", "1", "--iterations", "2", "--json"]
+    for file in files:
+        options += ["--report", str(file)]
+    result = CliRunner().invoke(commands, ["benchmark", str(TINY_BUNDLE), *options])
+    assert result.exit_code == 0, result.output
+    assert parse_report(files[0].read_bytes()) == parse_report(result.stdout)
+    for file in files:
+        assert "numpy-int8" in file.read_text(encoding="utf-8").replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tokens", "16,x"], "numbers of at least 1"),
+        (["--tokens", "16,"], "numbers of at least 1"),
+        (["--batch", "0"], "numbers of at least 1"),
+        (["--report", "x.pdf"], ".json, .md or .html"),
+        (["--report", "no/such/folder/x.json"], "no folder"),
+        (["--report", "README.md"], "exists"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_measured(
+    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarking, "run_worker", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(commands, ["benchmark", str(TINY_BUNDLE), *options])
+    assert result.exit_code != 0
+    assert says in f"{result.exception} {result.output}"

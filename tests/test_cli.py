@@ -59,7 +59,7 @@ def test_version_and_help_go_to_stdout(edgeformer_command: Edgeformer) -> None:
         ([], "edgeformer --help"),
         (["profiles"], "edgeformer profiles --help"),
         (["convrt"], "did you mean 'convert'?"),
-        (["compress"], "the commands are: "),
+        (["frobnicate"], "the commands are: "),
         (["profiles", "lst"], "did you mean 'list'?"),
         (["run"], "edgeformer run --help"),
         (["run", "x.edge", "text", "--thread", "2"], "--threads"),

@@ -84,6 +84,16 @@ HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "tokenizers", "ai_edge_
             "import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning",
             HEAVY | {"click", "scipy"},
         ),
+        (
+            "import edgeformer.report.html, edgeformer.report.markdown, edgeformer.report.files,"
+            " edgeformer.profiling.profiles, edgeformer.profiling.roofline",
+            HEAVY | {"click", "scipy"},
+        ),
+        (
+            "import edgeformer.evaluation_scores, edgeformer.comparison_race",
+            HEAVY | {"click", "scipy"},
+        ),
+        ("import edgeformer.evaluation, edgeformer.comparison", HEAVY | {"click", "numpy"}),
     ],
 )
 def test_the_device_side_imports_numpy_at_most(statement: str, forbidden: set[str]) -> None:
@@ -102,7 +112,8 @@ def hook(event, args):
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 import edgeformer, edgeformer.cli, edgeformer.runtime, edgeformer.pipeline
-import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning
+import edgeformer.benchmarking, edgeformer.doctor, edgeformer.tuning, edgeformer.report.files
+import edgeformer.evaluation_scores, edgeformer.comparison_race, edgeformer.checkpoint_model
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -137,6 +148,17 @@ def _first_party_imports(folder: str) -> set[str]:
             ),
         ),
         ("edgeformer/models", ("edgeformer.models", "edgeformer.errors")),
+        (
+            "edgeformer/compression",
+            (
+                "edgeformer.compression",
+                "edgeformer.models",
+                "edgeformer.errors",
+                "edgeformer.data",
+                "edgeformer.runtime.tokenizer_json",
+                "edgeformer.runtime.wordpiece",
+            ),
+        ),
     ],
 )
 def test_imports_flow_one_way(folder: str, allowed: tuple[str, ...]) -> None:

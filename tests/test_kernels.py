@@ -105,12 +105,26 @@ def test_linear(
 
 
 def test_linear_widens_a_large_int8_weight_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_WEIGHT_VALUES", 64)
+    monkeypatch.setattr(kernels, "_STRIP_VALUES", 64)
     x, weight = normal(1, 3, 20), np.arange(-70, 70).reshape(20, 7).astype(np.int8)
     out, scratch, scale = np.empty((3, 7), np.float32), Scratch(), np.full(7, 0.5, np.float32)
     kernels.linear(x, weight, None, out, scratch, scale=scale)
     close(out, x @ (weight * 0.5))
     assert scratch.floats("weight", (1,)).base.size <= 64
+
+
+@pytest.mark.parametrize("rows", [1, 3, kernels._FEW_ROWS, kernels._FEW_ROWS + 1])
+@pytest.mark.parametrize("room", [1 << 18, 200])  # values widened at a time: all, or two tiles
+def test_linear_with_tiles_is_linear_with_their_columns_side_by_side(
+    rows: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_TILE_VALUES", room)
+    x, bias, scale = normal(1, rows, 20), normal(2, 15), normal(3, 15)
+    weight = np.random.default_rng(0).integers(-127, 128, (20, 15), np.int8)
+    tiles = np.ascontiguousarray(weight.reshape(20, 3, 5).transpose(1, 0, 2))
+    out = np.empty((rows, 15), np.float32)
+    kernels.linear(x, tiles, bias, out, Scratch(), scale=scale, activation="relu")
+    close(out, np.maximum((x @ weight.astype(np.float32)) * scale + bias, 0))
 
 
 def test_linear_takes_leading_axes_as_rows() -> None:
@@ -268,9 +282,9 @@ def test_activation_everywhere(fn: str) -> None:
 def test_gelu_never_leaves_its_bounds(value: float) -> None:
     x = np.array([value], np.float32)
     out = np.empty_like(x)
-    with np.errstate(under="ignore"):
+    with np.errstate(all="ignore"):  # as the engine runs it
         ACTIVATIONS["gelu"](x, out, Scratch())
-    assert min(0.0, value) - 1e-6 <= out[0] <= max(0.0, value) * (1 + 1e-6)
+    assert min(0.0, value) - 1e-6 <= float(out[0]) <= max(0.0, value) * (1 + 1e-6)
     assert math.isfinite(out[0])
 
 

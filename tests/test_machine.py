@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import threadpoolctl
 
 from edgeformer.machine import (
     MachineState,
     describe_machine,
     disturbances,
+    interference,
     peak_rss_mb,
     read_state,
 )
+from edgeformer.machine_files import affinity, ranges
 
 PI4_CPUINFO = "".join(
     f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
@@ -139,6 +142,83 @@ def test_this_machine() -> None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
         assert machine.memory_mb == pytest.approx(total, rel=0.02)
         assert 0 < state.available_memory_mb <= machine.memory_mb
+
+
+def stat(busy: int, stolen: int = 0) -> str:
+    """/proc/stat where each CPU of this process has been busy for so many ticks, and 99 more that
+    this process may not use for ever."""
+    line = "cpu{} {} 0 {} 500 9 0 1 {} 0 0\n"
+    mine = [line.format(n, busy - 1, 0, stolen) for n in affinity()]
+    return "cpu 1 2 3 4 5 6 7 8 0 0\n" + "".join(mine) + line.format(4095, 10**9, 0, 10**9)
+
+
+def test_what_the_cpus_did_for_others_is_told_from_our_own_work(tmp_path: Path) -> None:
+    """Ticks are those of the kernel, 100 a second on all our systems."""
+    count = len(affinity())
+    start = read_state(tree(tmp_path, {"proc/stat": stat(1000)}))
+    assert start.busy_seconds == pytest.approx(10.0 * count)
+    end = read_state(tree(tmp_path, {"proc/stat": stat(2000, stolen=100)}))
+    end = replace(end, clock_seconds=start.clock_seconds + 20)
+    machine = replace(describe_machine(), affinity_cpus=count)
+    ours = replace(end, own_seconds=start.own_seconds + 9.0 * count)
+    assert interference(machine, start, ours) == ()  # 10 s busy, 9 of them ours, 1 s stolen, of 20
+    found = interference(machine, start, replace(end, own_seconds=start.own_seconds + 2.0 * count))
+    assert found == ("other work took 40% of the CPUs",)
+    stolen = replace(ours, stolen_seconds=4.0 * count)
+    assert interference(machine, start, stolen) == ("the hypervisor took 20% of the CPUs",)
+
+
+def test_a_sandbox_that_counts_nothing_is_judged_by_its_load(tmp_path: Path) -> None:
+    state = read_state(tree(tmp_path, {"proc/stat": "cpu0 0 0 0 0 0 0 0 0 0 0\n"}))
+    assert (state.busy_seconds, state.stolen_seconds) == (None, None)
+    later = replace(state, clock_seconds=state.clock_seconds + 20)
+    busy = replace(state, load_1min=64.0)
+    assert "load 64.0" in interference(describe_machine(), busy, later)[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "memory_mb", "turbo"),
+    [
+        ({}, None, None),
+        (
+            {
+                "proc/self/cgroup": "0::/box/inner\n",
+                "sys/fs/cgroup/box/memory.max": "536870912\n",
+                "sys/fs/cgroup/box/inner/memory.max": "max\n",
+                "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
+            },
+            536,
+            False,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,memory:/docker/x\n1:name=systemd:/x\n",
+                "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes": "1000000000\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/devices/system/cpu/cpufreq/boost": "1\n",
+            },
+            1000,
+            True,
+        ),
+    ],
+)
+def test_limits_of_memory_and_clock(
+    tmp_path: Path, files: dict[str, str], memory_mb: int | None, turbo: bool | None
+) -> None:
+    machine = describe_machine(tree(tmp_path, files))
+    assert (machine.cgroup_memory_mb, machine.turbo) == (memory_mb, turbo)
+
+
+def test_lists_of_cpus_are_written_as_the_kernel_writes_them() -> None:
+    assert ranges([0, 1, 2, 3, 6]) == "0-3,6"
+    assert ranges([5]) == "5"
+    assert ranges([]) == ""
+
+
+def test_the_blas_is_named() -> None:
+    """As threadpoolctl finds it."""
+    names = {info["internal_api"] for info in threadpoolctl.threadpool_info()}
+    assert describe_machine().blas.split()[0] in names
 
 
 QUIET = MachineState("2026-01-01T00:00:00+00:00", "performance", 1800, 1800, 40.0, (), 0.0, 1000)

@@ -19,7 +19,8 @@ from edgeformer.converters.onnx_passes.quantize_linears import model_saturating_
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.tracing import trace_inputs
 from edgeformer.device_profiles.profile import load_profile
-from edgeformer.errors import ModelError
+from edgeformer.errors import InputError, ModelError
+from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engines.onnx_engine import OnnxEngine, open_engine
 from edgeformer.runtime.manifest import ModelCard, Port, Variant
 from tests.onnx_models import (
@@ -131,7 +132,8 @@ def test_the_file_is_plain_onnx_with_the_names_of_the_ports(
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version <= 10
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
+    used = {"": 20} | ({"com.microsoft": 1} if precision == "fp16" else {})
+    assert {o.domain: o.version for o in model.opset_import} == used
     dims = [
         (value.name, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
         for value in (*model.graph.input, *model.graph.output)
@@ -307,3 +309,62 @@ def test_other_families_of_transformers(family: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
     rounded = opened(tmp_path, variants["int8"]).run("main", inputs)["embedding"]
     assert lowest_cosine(rounded, expected) > 0.99
+
+
+def vnni_bert(tmp_path: Path, head: str) -> tuple[PreparedModel, Path, Variant]:
+    prepared = tiny_bert(head)
+    return prepared, tmp_path, export(prepared, tmp_path, ("int8",), "x86-vnni")["int8"]
+
+
+@pytest.mark.parametrize("head", ["embedding", "classes", "tokens"])
+def test_a_file_of_text_ranges_runs_each_text_alone(head: str, tmp_path: Path) -> None:
+    prepared, folder, variant = vnni_bert(tmp_path, head)
+    assert variant.layout == "single"
+    model = onnx.load(folder / variant.programs["main"].file)
+    assert "attention_mask" not in [value.name for value in model.graph.input]
+    assert {"MultiHeadAttention", "DynamicQuantizeMatMul"} <= {n.op_type for n in model.graph.node}
+    engine = opened(folder, variant)
+    inputs = padded_inputs()
+    (name,) = (port.name for port in prepared.outputs)
+    together = engine.run("main", inputs)[name]
+    expected = reference(prepared, inputs)[name]
+    for row, length in enumerate((17, 9, 1)):
+        one = {key: value[row : row + 1, :length] for key, value in inputs.items()}
+        alone = engine.run("main", one)[name]
+        mine = together[row : row + 1]
+        if head == "tokens":
+            assert not mine[:, length:].any()
+            mine = mine[:, :length]
+        np.testing.assert_array_equal(alone, mine)
+        theirs = expected[row : row + 1, :length] if head == "tokens" else expected[row : row + 1]
+        assert lowest_cosine(alone, theirs) > 0.98
+
+
+def test_encode_and_run_of_single_texts_agree(tmp_path: Path) -> None:
+    _, folder, variant = vnni_bert(tmp_path, "tokens")
+    engine = opened(folder, variant)
+    inputs = {name: value.numpy() for name, value in padded_inputs().items()}
+    kept = inputs["attention_mask"] == 1
+    batch = RaggedBatch.from_lists(
+        [row[k].tolist() for row, k in zip(inputs["input_ids"], kept, strict=True)],
+        [row[k].tolist() for row, k in zip(inputs["token_type_ids"], kept, strict=True)],
+    )
+    rows = engine.encode(batch)["logits"]
+    np.testing.assert_array_equal(rows, engine.run("main", inputs)["logits"][kept])
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [([[0, 1, 1]], "pad on the right"), ([[0, 0, 0]], "no token"), ([[2, 1, 1]], "must be 1")],
+)
+def test_masks_that_single_texts_cannot_have(
+    mask: list[list[int]], said: str, tmp_path: Path
+) -> None:
+    _, folder, variant = vnni_bert(tmp_path, "embedding")
+    with pytest.raises(InputError, match=said):
+        opened(folder, variant).run("main", {"input_ids": [[3, 4, 5]], "attention_mask": mask})
+
+
+def test_a_plain_module_has_a_range_for_each_row_whatever_the_profile(tmp_path: Path) -> None:
+    assert load_profile("x86-vnni").quantization.onnx_ranges == "text"
+    assert export(plain_module(), tmp_path, ("int8",), "x86-vnni")["int8"].layout == "dense"

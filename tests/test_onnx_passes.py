@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from scipy.special import erf
 
 from edgeformer.converters.onnx_passes.clean import clean
 from edgeformer.converters.onnx_passes.editing import linears
+from edgeformer.converters.onnx_passes.fuse_attention import fuse_attention
 from edgeformer.converters.onnx_passes.half_precision import convert_half
 from edgeformer.converters.onnx_passes.quantize_linears import (
     model_saturating_pairs,
@@ -21,7 +23,9 @@ from edgeformer.converters.onnx_passes.quantize_linears import (
     saturating_pairs,
 )
 from edgeformer.converters.onnx_passes.quantize_tables import quantize_rows, quantize_tables
+from edgeformer.converters.onnx_passes.quantize_texts import quantize_texts
 from edgeformer.converters.onnx_passes.smooth_inputs import smooth_inputs, smoothing_scale
+from edgeformer.converters.onnx_passes.without_padding import assume_no_padding
 from edgeformer.runtime.engines.onnx_session import open_session
 from edgeformer.runtime.manifest import Port
 
@@ -350,3 +354,126 @@ def test_clean_separates_an_output_given_twice() -> None:
     session = open_session(ir.to_proto(model).SerializeToString(), 1, "", "tiny")
     one, two = session.run(["a", "b"], {"x": normal(0, 2, K)})
     np.testing.assert_array_equal(one, two)
+
+
+def test_a_text_range_is_one_for_all_its_rows_and_takes_the_bias_in() -> None:
+    x, w, b = normal(0, 7, K) * 3, normal(1, K, N), normal(2, N)
+    model = graph("m = MatMul(x, w) y = Add(m, b)", w=w, b=b)
+    assert quantize_texts(model, reduce_range=False) == 1
+    assert ops(model) == ["DynamicQuantizeMatMul"]
+    quantized, weight_scale = quantize_weight(w, reduce_range=False)
+    low, high = min(x.min(), 0), max(x.max(), 0)
+    scale = (high - low) / 255
+    zero = np.rint(-low / scale)
+    rounded = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+    expected = rounded.astype(np.float64) @ (quantized * weight_scale.astype(np.float64)) + b
+    np.testing.assert_allclose(answer(model, x=x), expected, atol=1e-4)
+    assert np.abs(expected - (x @ w + b)).max() > 1e-3
+
+
+def test_what_an_activation_gives_keeps_a_range_for_each_row() -> None:
+    model = graph("a = Gelu(x) m = MatMul(a, w) y = Add(m, b)", w=normal(1, K, N), b=normal(2, N))
+    assert quantize_texts(model, reduce_range=False) == 0
+    assert quantize_linears(model, reduce_range=False) == 1
+    assert "MatMulInteger" in ops(model)
+
+
+def test_layers_that_follow_each_other_directly_are_all_quantized_by_text() -> None:
+    w = normal(1, K, K)
+    model = graph("a = MatMul(x, w) y = MatMul(a, v)", w=w, v=normal(2, K, K))
+    x = normal(0, 5, K)
+    assert quantize_texts(model, reduce_range=False) == 2
+    exact = x @ w @ normal(2, K, K)
+    np.testing.assert_allclose(answer(model, x=x), exact, atol=0.03 * np.abs(exact).max())
+
+
+ATTENTION = """
+    q1 = MatMul(x, wq) k1 = MatMul(x, wk) v1 = MatMul(x, wv)
+    q2 = Reshape(q1, split) k2 = Reshape(k1, split) v2 = Reshape(v1, split)
+    q3 = Transpose<perm=[0, 2, 1, 3]>(q2) k3 = Transpose<perm=[0, 2, 1, 3]>(k2)
+    v3 = Transpose<perm=[0, 2, 1, 3]>(v2)
+    q4 = Mul(q3, factor) k4 = Transpose<perm=[0, 1, 3, 2]>(k3)
+    s = MatMul(q4, k4) {mask} p = Softmax<axis=-1>({masked}) c = MatMul(p, v3)
+    t = Transpose<perm=[0, 2, 1, 3]>(c) y = Reshape(t, join)
+"""
+
+
+def attention_graph(masked: bool) -> ir.Model:
+    body = ATTENTION.format(
+        mask="s2 = Add(s, mask)" if masked else "", masked="s2" if masked else "s"
+    )
+    inputs = "float[b, n, 24] x" + (", float[b, 1, 1, n] mask" if masked else "")
+    weights = {name: normal(i, K, K) * 0.3 for i, name in enumerate(("wq", "wk", "wv"))}
+    return graph(
+        body,
+        inputs,
+        rank=3,
+        split=np.array([0, 0, 4, 6], np.int64),
+        join=np.array([0, 0, 24], np.int64),
+        factor=np.array(0.41, np.float32),
+        **weights,
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_answers_the_same(masked: bool) -> None:
+    inputs = {"x": normal(5, 3, 7, K)}
+    if masked:
+        inputs["mask"] = np.zeros((3, 1, 1, 7), np.float32)
+        inputs["mask"][1, ..., 4:] = -10000
+    expected = answer(attention_graph(masked), **inputs)
+    model = attention_graph(masked)
+    assert fuse_attention(model) == 1
+    assert {"MultiHeadAttention", "MatMul"} <= set(ops(model))
+    assert not {"Softmax", "Transpose", "Reshape"} & set(ops(model))
+    np.testing.assert_allclose(answer(model, **inputs), expected, atol=2e-6)
+
+
+def test_attention_whose_scores_something_else_reads_stays() -> None:
+    model = attention_graph(masked=False)
+    scores = next(n for n in model.graph if n.op_type == "Softmax").inputs[0]
+    model.graph.append(ir.node("Identity", [scores]))
+    assert fuse_attention(model) == 0
+
+
+def masked_mean() -> ir.Model:
+    """Mean of the rows that a mask keeps, after a sum that the mask keeps from padding."""
+    return graph(
+        """
+        f = Cast<to=1>(mask) inverse = Sub(one, f) far = Mul(inverse, low)
+        wide = Unsqueeze(far, last) x2 = Add(x, wide)
+        weight = Unsqueeze(f, last) x3 = Mul(x2, weight)
+        total = ReduceSum<keepdims=0>(x3, middle) count = ReduceSum<keepdims=1>(f, middle)
+        y = Div(total, count)
+        """,
+        "float[b, n, 24] x, int64[b, n] mask, int64[b, n] ids",
+        one=np.array(1, np.float32),
+        low=np.array(-10000, np.float32),
+        last=np.array([2], np.int64),
+        middle=np.array([1], np.int64),
+    )
+
+
+def test_without_padding_the_mask_is_gone_and_the_answer_the_same() -> None:
+    model = masked_mean()
+    common.ShapeInferencePass()(model)
+    _, mask, ids = model.graph.inputs
+    assert assume_no_padding(model, mask, ids) == 2  # the sum and the product
+    assert [value.name for value in model.graph.inputs] == ["x", "ids"]
+    assert not {"Add", "Sub", "Mul"} & set(ops(model))
+    x, ones = normal(0, 2, 5, K), np.ones((2, 5), np.int64)
+    expected = answer(masked_mean(), x=x, mask=ones, ids=ones)
+    np.testing.assert_allclose(answer(model, x=x, ids=ones), expected, atol=1e-6)
+
+
+def test_a_mask_that_widens_what_it_is_added_to_is_not_dropped() -> None:
+    model = graph(
+        "f = Cast<to=1>(mask) z = Sub(f, one) y = Add(x, z)",
+        "float[1, n] x, int64[b, n] mask, int64[b, n] ids",
+        one=np.array(1, np.float32),
+    )
+    common.ShapeInferencePass()(model)
+    _, mask, ids = model.graph.inputs
+    assert assume_no_padding(model, mask, ids) == 0
+    ones = np.ones((3, 4), np.int64)
+    assert answer(model, x=normal(0, 1, 4), ids=ones).shape == (3, 4)

@@ -617,3 +617,24 @@ def test_sizes_follow_the_dimensions() -> None:
     assert evaluate_size(("max", 1, ("%", "sequence", "batch")), sizes) == 1
     with pytest.raises(BundleError, match="zero"):
         evaluate_size(("//", 1, 0), sizes)
+
+
+def test_tiled_weights_answer_the_same_and_what_does_not_divide_stays(tmp_path: Path) -> None:
+    prepared = tiny("mean")
+    result = lowered(prepared)
+    inputs = example_arrays(prepared)
+    answers = []
+    for width in (0, 8):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        program = {"main": (result.layout, result.graph)}
+        write_plan(folder / "model.plan", program, "int8", tile_width=width)
+        tensors = parse_plan(memoryview((folder / "model.plan").read_bytes())).tensors
+        tiled = [t.array.shape for t in tensors if t.array.ndim == 3 and t.scale is not None]
+        assert bool(tiled) == bool(width) and all(shape[2] == 8 for shape in tiled)
+        variant = save(prepared, tmp_path, "int8", result)  # describes both files
+        bundle: Any = SimpleNamespace(
+            map=lambda _, f=folder: memoryview((f / "model.plan").read_bytes())
+        )
+        answers.append(open_engine(bundle, variant, 1).run("main", inputs)["answer"])
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)

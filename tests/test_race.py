@@ -460,6 +460,14 @@ def test_the_report_names_everyone() -> None:
             assert line.endswith(" |")
 
 
+def test_instructions_are_labelled_as_such_and_never_as_time() -> None:
+    text = markdown(_result()).split("## Executed instructions on emulated boards")[1]
+    table = text.split("## Contenders")[0]
+    assert "Millions of executed instructions, not time" in table
+    assert "cortex-a72" in table and "cortex-a76" in table and "arm1176" not in table
+    assert " ms" not in table
+
+
 def test_a_race_of_one_still_reports() -> None:
     result = _result()
     alone = {BASELINE: result.fields[1][BASELINE]}

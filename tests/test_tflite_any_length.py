@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 pytest.importorskip("litert_torch", reason="needs edgeformer[convert-tflite]")
 
@@ -123,8 +124,8 @@ def test_a_length_that_cannot_be_freed_is_named_and_padded_for() -> None:
         np.testing.assert_allclose(row, expected["embedding"][0], atol=1e-5 * max(1.0, largest))
 
 
-def test_a_file_of_slices_keeps_its_buckets() -> None:
-    assert "SLICE" in tokens_two_buckets().variants["int8"].note
+def test_a_file_with_constants_of_the_length_keeps_its_buckets() -> None:
+    assert tokens_two_buckets().variants["int8"].note.startswith("fixed lengths: ")
 
 
 class Scores(nn.Module):
@@ -140,6 +141,11 @@ class Scores(nn.Module):
         n = x.shape[1]
         if self.shape == "squared":
             return {"y": (x @ x.transpose(1, 2)).reshape(1, n * n)}
+        if self.shape == "slices":
+            wider = F.pad(x, (0, 0, 2, 3))
+            return {"y": wider[:, 1:-4] + wider[:, -n:] + x[:, :1] + wider[:, 2 : n + 2]}
+        if self.shape == "half":
+            return {"y": x[:, : n // 2] + 0}
         if self.shape == "places":
             return {"y": x + torch.arange(n, dtype=torch.float32)[None, :, None]}
         heads = x.reshape(1, n, 2, 4).transpose(1, 2)
@@ -164,6 +170,25 @@ def test_lengths_that_meet_other_sizes_are_told_apart() -> None:
         with torch.inference_mode():
             expected = module(x)["y"].numpy()
         np.testing.assert_allclose(runner(x=x.numpy())["y"], expected, atol=1e-5)
+
+
+def test_slices_count_from_the_end_they_stay_near() -> None:
+    """A file that keeps one length in a slice answers with rows of another text, or none."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    module, content = two_lengths("slices")
+    runner = Interpreter(model_content=any_length(content)).get_signature_runner("main")
+    for n in (8, 3, 1, 19, 5):
+        x = torch.randn(1, n, 8)
+        with torch.inference_mode():
+            expected = module(x)["y"].numpy()
+        np.testing.assert_allclose(runner(x=x.numpy())["y"], expected, atol=1e-5)
+
+
+def test_a_slice_up_to_the_middle_keeps_its_length() -> None:
+    _, content = two_lengths("half")
+    with pytest.raises(FixedLengthError, match="SLICE has neither end"):
+        any_length(content)
 
 
 def test_constants_of_a_length_are_found() -> None:

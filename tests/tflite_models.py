@@ -51,7 +51,10 @@ class Layer(nn.Module):
 
 
 class TinyBert(nn.Module):
-    """A BERT with mean pooling and a token classifier: one pooled and one per-token output."""
+    """A BERT with mean pooling and a token classifier: one pooled and one per-token output.
+
+    Places are a constant of the length besides, so that its files keep fixed lengths.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +73,8 @@ class TinyBert(nn.Module):
         position_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         x = self.words(input_ids) + self.positions(position_ids) + self.types(token_type_ids)
-        x = self.norm(x)
+        places = torch.arange(x.shape[1], dtype=x.dtype) / MAX_LENGTH
+        x = self.norm(x + places[None, :, None])
         kept = attention_mask.to(x.dtype)
         mask = ((1.0 - kept) * -10000.0)[:, None, None, :]
         for layer in self.layers:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from benchmarks import instruction_table
+from benchmarks.instruction_figures import load_figures, selected
 from benchmarks.peers import BASELINE, contender, lock_file
 from benchmarks.race.goals import goals, ratio_text
 from benchmarks.race.result import MIN_COSINE, RaceResult
@@ -15,6 +17,7 @@ _SAME_ENGINE = (
     (BASELINE, "edgeformer_numpy"),
 )
 
+_BOARDS = ("cortex-a72", "cortex-a76")
 _QUIET = 0.9  # CPUs that the baseline must have got, at any number of threads
 
 
@@ -26,6 +29,7 @@ def markdown(result: RaceResult) -> str:
     parts += ["## Where EdgeFormer stands", *_goals(result)]
     if result.inside:
         parts += ["## Where our time goes", *_inside(result)]
+    parts += ["## Executed instructions on emulated boards", *_instructions()]
     parts += ["## Contenders", *_contenders(result)]
     return "\n".join(parts) + "\n"
 
@@ -147,6 +151,14 @@ def _inside(result: RaceResult) -> Iterator[str]:
             named = ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares.items() if v >= 0.005)
             yield _line([length, named])
         yield ""
+
+
+def _instructions() -> Iterator[str]:
+    """The committed counts of a Raspberry Pi 4's CPU and a 5's: work, and never time."""
+    figures = load_figures()
+    boards = [name for name in figures.boards if name.startswith(_BOARDS)]
+    yield "Counted, not timed, and not in this race (docs/instructions.md).\n"
+    yield instruction_table.markdown(selected(figures, boards))
 
 
 def _contenders(result: RaceResult) -> Iterator[str]:

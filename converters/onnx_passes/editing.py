@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own ops
+
 Attributes = Mapping[str, int | float | str | Sequence[int]]
 
 
@@ -17,15 +19,20 @@ class Linear:
 
     Attributes:
         node: the node itself.
-        x: its first input, (..., in_features).
         weight: float32 (in_features, out_features).
         bias: Gemm's third input, None for MatMul.
     """
 
     node: ir.Node
-    x: ir.Value
     weight: NDArray[np.float32]
     bias: ir.Value | None
+
+    @property
+    def x(self) -> ir.Value:
+        """The node's first input, (..., in_features), as it is now: passes replace it."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
 
     @property
     def weight_name(self) -> str:
@@ -63,9 +70,10 @@ def insert(
     inputs: Sequence[ir.Value | None],
     attributes: Attributes | None = None,
     dtype: ir.DataType | None = None,
+    domain: str = "",
 ) -> ir.Value:
     """Put a node of one output before ``at`` and return that output."""
-    node = ir.node(op, inputs, attributes)
+    node = ir.node(op, inputs, attributes, domain=domain)
     if dtype is not None:
         node.outputs[0].type = ir.TensorType(dtype)
     model.graph.insert_before(at, node)
@@ -80,6 +88,24 @@ def replace(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
     model.graph.remove(node, safe=True)
 
 
+def uses(model: ir.Model, domain: str) -> None:
+    """Say in the model that ops of ``domain`` (version 1) are used."""
+    model.opset_imports.setdefault(domain, 1)
+
+
+def following_bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add of a constant vector that alone reads the node's output, and that vector."""
+    made = node.outputs[0]
+    users = list(made.consumers())
+    if len(users) != 1 or users[0].op_type != "Add" or made.is_graph_output():
+        return None
+    for other in users[0].inputs:
+        held = other.const_value if other is not None else None
+        if other is not None and held is not None and len(held.shape) == 1 and held.size > 1:
+            return users[0], other
+    return None
+
+
 def linears(model: ir.Model) -> list[Linear]:
     """Every MatMul and plain Gemm whose second input is a constant float32 matrix."""
     found = []
@@ -88,13 +114,13 @@ def linears(model: ir.Model) -> list[Linear]:
             continue
         if node.op_type == "Gemm" and not _is_plain(node):
             continue
-        x, weight = node.inputs[0], matrix(node.inputs[1])
-        if x is None or weight is None:
+        weight = matrix(node.inputs[1])
+        if node.inputs[0] is None or weight is None:
             continue
         if node.attributes.get_int("transB", 0):
             weight = np.ascontiguousarray(weight.T)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        found.append(Linear(node, x, weight, bias))
+        found.append(Linear(node, weight, bias))
     return found
 
 

@@ -25,7 +25,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeformer.converters.onnx_passes.editing import Linear, constant, insert, linears, replace
+from edgeformer.converters.onnx_passes.editing import (
+    Linear,
+    constant,
+    following_bias,
+    insert,
+    linears,
+    replace,
+)
 
 MIN_CHANNELS = 16
 GELU_SHIFT = 0.1701  # -min of the exact Gelu is 0.16997, of the tanh one 0.17004
@@ -53,13 +60,13 @@ def quantize_linears(
         reduce_range: rule 2.
         kept: names of weights that stay float32.
     """
-    shared: dict[str, _Quantized] = {}
+    shared: dict[ir.Value, _Quantized] = {}
     found = [linear for linear in linears(model) if is_quantizable(linear, kept)]
     for linear in found:
-        name = linear.x.name or ""
-        if name not in shared:
-            shared[name] = _quantize_rows(model, linear)
-        _rewrite(model, linear, shared[name], reduce_range)
+        x = linear.x
+        if x not in shared:
+            shared[x] = _quantize_rows(model, linear)
+        _rewrite(model, linear, shared[x], reduce_range)
     return len(found)
 
 
@@ -178,18 +185,13 @@ def _add_constant(
     model: ir.Model, linear: Linear, value: ir.Value, name: str, amount: NDArray[np.float64]
 ) -> ir.Value:
     """Add ``amount``, inside the bias that follows the MatMul if there is a constant one."""
-    users = list(linear.node.outputs[0].consumers())
-    if (
-        len(users) == 1
-        and users[0].op_type == "Add"
-        and not linear.node.outputs[0].is_graph_output()
-    ):
-        for i, other in enumerate(users[0].inputs):
-            held = other.const_value if other is not None else None
-            if held is not None and tuple(held.shape) == amount.shape:
-                total = (held.numpy() + amount).astype(np.float32)
-                users[0].replace_input_with(i, constant(model, name, total))
-                return value
+    added = following_bias(linear.node)
+    if added is not None:
+        node, bias = added
+        assert bias.const_value is not None
+        total = (bias.const_value.numpy() + amount).astype(np.float32)
+        node.replace_input_with(list(node.inputs).index(bias), constant(model, name, total))
+        return value
     shift = constant(model, name, amount.astype(np.float32))
     return _binary(model, linear.node, "Add", value, shift)
 

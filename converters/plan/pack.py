@@ -6,7 +6,8 @@
 3. Elementwise operations on Masks are evaluated for 1 and for 0. On Tokens a Mask is its value
    for tokens; multiplied by 1 / 0 it also proves that padding rows would be zero.
 4. Attention is allowed if its mask adds 0 for tokens and at most -10000 for padding (a condition:
-   True and False); what depends on positions only may be added.
+   True and False); what depends on positions only may be added. An LSTM is allowed if its mask is
+   the attention mask: it stops where a text does.
 5. A sum over the sequence needs padding rows of zero and becomes one sum per text; the sum of the
    mask is the text's length; the first column is each text's first row.
 6. What depends on positions only is computed once for the longest text and looked up by token.
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 from edgeformer.converters.plan.graph import Graph, Node
 from edgeformer.converters.plan.kinds import Kind, NotPackable
-from edgeformer.converters.plan.pack_across import attention, reduce, select
+from edgeformer.converters.plan.pack_across import attention, lstm, reduce, select
 from edgeformer.converters.plan.pack_elementwise import elementwise
 from edgeformer.converters.plan.pack_rows import (
     along_axis,
@@ -43,6 +44,7 @@ _RULES: dict[str, Callable[[Packer, Node], Kind | None]] = {
     "select": select,
     "reduce": reduce,
     "attention_dense": attention,
+    "lstm_dense": lstm,
 }
 
 

@@ -1,4 +1,5 @@
-"""Packing rules for the few operations that may cross rows: attention, sums, the first token."""
+"""Packing rules for the few operations that may cross rows: attention, an LSTM, sums, the first
+token."""
 
 from dataclasses import replace
 
@@ -32,6 +33,20 @@ def attention(p: Packer, node: Node) -> Kind | None:
         raise p.refuse(node, "has a mask that does not hide padding")
     packed = replace(node, op="attention_packed")
     return p.tokens(packed, (*rows, "offsets", bias), Tokens("", 1))
+
+
+def lstm(p: Packer, node: Node) -> Kind | None:
+    """An LSTM that skips padding works text by text, and answers 0 at padding."""
+    gates, mask = p.kind(node.inputs[0]), p.kind(node.inputs[2])
+    if not isinstance(gates, Tokens) or gates.axis != 1 or not gates.batched:
+        return None
+    if not isinstance(mask, Mask) or (mask.token, mask.padding) != (1.0, 0.0):
+        raise p.refuse(node, "is told by something else than attention_mask what is a token")
+    packed = replace(node, op="lstm_packed")
+    inputs = (gates.name, node.inputs[1], "offsets")
+    if node.attributes["states"] == "last":
+        return Texts(p.same(packed, inputs))
+    return p.tokens(packed, inputs, Tokens("", 1, padding=0.0))
 
 
 def select(p: Packer, node: Node) -> Kind | None:

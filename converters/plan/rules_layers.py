@@ -7,6 +7,7 @@ from edgeformer.converters.plan.builder import Builder
 from edgeformer.converters.plan.graph import ValueType
 from edgeformer.converters.plan.rules_math import Arguments, Rule, binary, reduce
 from edgeformer.runtime.plan import Size
+from edgeformer.runtime.recurrent import STATES
 
 
 def _linear(b: Builder, node: torch.fx.Node, a: Arguments) -> str:
@@ -120,6 +121,32 @@ def _int(b: Builder, size: Size) -> int:
     return size
 
 
+def _lstm(b: Builder, node: torch.fx.Node, a: Arguments) -> tuple[str, ...]:
+    """What tokens add to the gates is one linear layer; who asks for which states shows later."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    arrays = [b.array(b.operand(a[name])) for name in names]
+    if any(array is None for array in arrays):
+        raise b.fail("an LSTM's weight is computed while the model runs")
+    # torch's order of the gates is input, forget, candidate, output.
+    parts = (np.split(array, 4) for array in arrays if array is not None)
+    w_ih, w_hh, b_ih, b_hh = (np.concatenate([i, f, o, g]) for i, f, g, o in parts)
+    x, mask = b.operand(a["x"]), b.operand(a["attention_mask"])
+    wide = ValueType((*b.shape(x)[:-1], len(w_ih)), "float32")
+    gates = linear(b, x, b.constant(w_ih.T), b.constant(b_ih + b_hh), wide)
+    weight, direction = b.constant(w_hh.T), "reverse" if a["reverse"] else "forward"
+    shapes = (tuple(b.size(n) for n in value.shape) for value in node.meta["val"])
+    return tuple(
+        b.emit(
+            "lstm_dense",
+            (gates, weight, mask),
+            ValueType(shape, "float32"),
+            direction=direction,
+            states=states,
+        )
+        for shape, states in zip(shapes, STATES, strict=True)
+    )
+
+
 LAYER_RULES: dict[str, Rule] = {
     "aten.linear.default": _linear,
     "aten.addmm.default": _addmm,
@@ -135,4 +162,5 @@ LAYER_RULES: dict[str, Rule] = {
     "aten._log_softmax.default": _log_softmax,
     "aten.embedding.default": _embedding,
     "aten.scaled_dot_product_attention.default": _attention,
+    "edgeformer.lstm.default": _lstm,
 }

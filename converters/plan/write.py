@@ -3,6 +3,9 @@
 With int8, every weight of a linear layer gets one scale per output channel and every embedding
 table of more than ``_SMALL_TABLE`` values one per row, symmetric around zero. Smaller tables (a
 position table, as a rule), biases and norms stay float32: they save little and reach every token.
+
+The int8 weights of linear layers may be laid out in tiles of some columns: the docstring of
+``runtime.kernels.linear`` says where that is faster. Columns that do not divide into tiles stay.
 """
 
 import hashlib
@@ -22,15 +25,18 @@ from edgeformer.runtime.plan import MAGIC, aligned
 _SMALL_TABLE = 1 << 18
 
 
-def write_plan(path: Path, programs: Mapping[str, tuple[str, Graph]], precision: str) -> None:
+def write_plan(
+    path: Path, programs: Mapping[str, tuple[str, Graph]], precision: str, tile_width: int = 0
+) -> None:
     """Write one file with all ``programs`` (name -> layout and graph); equal weights once.
 
     Args:
         path: file to make; its folder exists.
         programs: ``main`` among them.
         precision: ``fp32`` or ``int8``.
+        tile_width: columns of a tile of int8 weights; 0 for no tiles.
     """
-    store = _Store()
+    store = _Store(tile_width)
     described = {
         name: _program(layout, graph, store, precision)
         for name, (layout, graph) in programs.items()
@@ -62,7 +68,8 @@ def quantize(array: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[
 class _Store:
     """Tensors of the file, each content once."""
 
-    def __init__(self) -> None:
+    def __init__(self, tile_width: int) -> None:
+        self._tile_width = tile_width
         self.records: list[dict[str, Any]] = []
         self.arrays: list[NDArray[Any]] = []
         self._known: dict[tuple[str, ...], int] = {}
@@ -91,6 +98,8 @@ class _Store:
     def add_quantized(self, array: NDArray[Any], axis: int) -> int:
         """Index of the int8 form of a matrix."""
         levels, scale = quantize(array, axis)
+        if axis == 1 and self._tile_width and levels.shape[1] % self._tile_width == 0:
+            levels = levels.reshape(len(levels), -1, self._tile_width).transpose(1, 0, 2)
         return self.add(levels, self.add(scale), axis)
 
 

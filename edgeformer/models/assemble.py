@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from edgeformer.errors import EngineError, ModelError
-from edgeformer.models.build import HeadConfig, fill_model, parameter_shapes
-from edgeformer.models.config import EncoderConfig
+from edgeformer.models.build import HeadConfig, ModelConfig, fill_model, parameter_shapes
 from edgeformer.models.families import find_family
 from edgeformer.models.families.family import Settings
 from edgeformer.models.model_folder import ANSWER_ENDS
@@ -85,7 +84,7 @@ def assemble(
 
 
 def _filled(
-    encoder: EncoderConfig, head: HeadConfig, tensors: Tensors, names: NameTable, family: str
+    encoder: ModelConfig, head: HeadConfig, tensors: Tensors, names: NameTable, family: str
 ) -> Assembled:
     parameters = translate(tensors, names, head.task, parameter_shapes(encoder, head))
     return Assembled(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgeformer.models.config import EncoderConfig
-from edgeformer.models.norms import make_norm
+from edgeformer.models.norms import add_and_norm, make_norm
 
 
 class Projection(nn.Module):
@@ -27,9 +27,9 @@ class Projection(nn.Module):
 
     def forward(self, hidden: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """``norm(linear(hidden) + residual)``, float (batch, sequence, output_size)."""
-        result = self.linear(hidden)
+        result: torch.Tensor = self.linear(hidden)
         if residual is not None:
-            result = result + residual
+            return add_and_norm(self.norm, result, residual)
         normalized: torch.Tensor = self.norm(result)
         return normalized
 

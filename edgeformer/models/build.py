@@ -1,4 +1,4 @@
-"""From settings to a model: the encoder's ``EncoderConfig`` and the head's ``HeadConfig``."""
+"""From settings to a model: its encoder's (``ModelConfig``) and its head's (``HeadConfig``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,15 @@ import torch
 from torch import nn
 
 from edgeformer.errors import ModelError
+from edgeformer.models.bilstm import BiLstmClassifier, BiLstmConfig
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.heads import EmbeddingModel, SequenceClassifier, TokenClassifier
 from edgeformer.models.image_heads import IMAGE_CLASSIFIERS, ImageClassifier, ImageEmbeddingModel
 from edgeformer.models.masked_lm import MaskedLanguageModel
 from edgeformer.models.model_folder import TASKS
+
+ModelConfig = EncoderConfig | BiLstmConfig
+"""Settings of everything that may stand below a head."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,16 @@ class HeadConfig:
             raise ModelError(f"no classifier of images {self.image_reads!r}")
 
 
-def make_model(config: EncoderConfig, head: HeadConfig) -> nn.Module:
+def make_model(config: ModelConfig, head: HeadConfig) -> nn.Module:
     """A model with weights as PyTorch initialises them.
 
     Raises:
-        ModelError: the encoder's inputs have no such task.
+        ModelError: the encoder has no such task.
     """
+    if isinstance(config, BiLstmConfig):
+        if head.task == "classification":
+            return BiLstmClassifier(config, head.num_labels, head.activation)
+        raise ModelError(f"a BiLSTM has no head for {head.task}", hint="it has: classification")
     if config.image_size:
         if head.task == "embedding":
             return ImageEmbeddingModel(config, head.pooling, head.normalized)
@@ -65,7 +73,7 @@ def make_model(config: EncoderConfig, head: HeadConfig) -> nn.Module:
     return TokenClassifier(config, head.num_labels)
 
 
-def parameter_shapes(config: EncoderConfig, head: HeadConfig) -> dict[str, torch.Size]:
+def parameter_shapes(config: ModelConfig, head: HeadConfig) -> dict[str, torch.Size]:
     """Name and shape of every parameter of the model, without making it."""
     with torch.device("meta"):
         model = make_model(config, head)
@@ -73,7 +81,7 @@ def parameter_shapes(config: EncoderConfig, head: HeadConfig) -> dict[str, torch
 
 
 def fill_model(
-    config: EncoderConfig, head: HeadConfig, parameters: Mapping[str, torch.Tensor]
+    config: ModelConfig, head: HeadConfig, parameters: Mapping[str, torch.Tensor]
 ) -> nn.Module:
     """The model with ``parameters``, in eval mode.
 

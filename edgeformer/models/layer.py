@@ -13,7 +13,7 @@ from edgeformer.models.attention import Attention
 from edgeformer.models.bottleneck import Bottleneck
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.feed_forward import FeedForward
-from edgeformer.models.norms import make_norm
+from edgeformer.models.norms import add_and_norm, make_norm
 
 
 class FeedForwardBlock(nn.Module):
@@ -32,8 +32,7 @@ class FeedForwardBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float (batch, sequence, inner) to the same shape."""
-        normalized: torch.Tensor = self.norm(self.feed_forward(hidden) + hidden)
-        return normalized
+        return add_and_norm(self.norm, self.feed_forward(hidden), hidden)
 
 
 class PostNormLayer(nn.Module):
@@ -63,10 +62,11 @@ class PostNormLayer(nn.Module):
         inner: torch.Tensor = hidden
         if self.bottleneck is not None:
             queries, values, inner = self.bottleneck(hidden)
-        inner = self.attention_norm(self.attention(queries, values, mask) + inner)
+        attended = self.attention(queries, values, mask)
+        inner = add_and_norm(self.attention_norm, attended, inner)
         for block in self.stacked:
             inner = block(inner)
-        inner = self.feed_forward_norm(self.feed_forward(inner) + inner)
+        inner = add_and_norm(self.feed_forward_norm, self.feed_forward(inner), inner)
         if self.bottleneck is not None:
             inner = self.bottleneck.widen(inner, hidden)
         return inner

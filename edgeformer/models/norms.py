@@ -26,6 +26,30 @@ class NoNorm(nn.Module):
         return hidden * self.weight + self.bias
 
 
+class ResidualScale(nn.Module):
+    """What is left of a NoNorm after a residual sum, once its linear map has its scale and shift
+    (folding.py).
+
+    Args:
+        weight: the NoNorm's, (size,).
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, added: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """``added + residual * weight``, float (..., size) each."""
+        return added + residual * self.weight
+
+
+def add_and_norm(norm: nn.Module, added: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """``norm(added + residual)``, float (..., size) each."""
+    folded = isinstance(norm, ResidualScale)
+    result: torch.Tensor = norm(added, residual) if folded else norm(added + residual)
+    return result
+
+
 def make_norm(kind: str, size: int, eps: float) -> nn.Module:
     """The normalisation ``kind`` (of ``config.NORMS``) over the last axis of width ``size``."""
     if kind == "no_norm":

@@ -1,7 +1,8 @@
-"""EdgeFormer's own settings in config.json, for encoders that no family of transformers can say.
+"""EdgeFormer's own settings in config.json, for models that no family of transformers can say.
 
-A pruned, tied or otherwise changed encoder is written as ``"model_type": "edgeformer"`` with the
-fields of ``EncoderConfig`` and ``HeadConfig``; its tensors have our names. Touches no file.
+A pruned, tied or otherwise changed encoder, or a BiLSTM, is written as ``"model_type":
+"edgeformer"``. ``architecture`` says whose fields ``encoder`` holds, ``head`` those of
+``HeadConfig``; the tensors have our names. Touches no file.
 """
 
 from collections.abc import Mapping
@@ -9,31 +10,40 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from edgeformer.errors import ModelError
-from edgeformer.models.build import HeadConfig
+from edgeformer.models.bilstm import BiLstmConfig
+from edgeformer.models.build import HeadConfig, ModelConfig
 from edgeformer.models.config import EncoderConfig
 
 OWN_TYPE = "edgeformer"
-_Settings = TypeVar("_Settings", EncoderConfig, HeadConfig)
+ARCHITECTURES: dict[str, type[ModelConfig]] = {"encoder": EncoderConfig, "bilstm": BiLstmConfig}
+"""By ``architecture``; folders without one hold an encoder."""
+
+_Settings = TypeVar("_Settings", bound=ModelConfig | HeadConfig)
 _DAMAGED = "config.json is damaged, or of a later EdgeFormer: copy the folder again"
 
 
-def own_settings(encoder: EncoderConfig, head: HeadConfig, family: str) -> dict[str, Any]:
+def own_settings(encoder: ModelConfig, head: HeadConfig, family: str) -> dict[str, Any]:
     """What config.json holds; ``read_own`` takes it back."""
+    (architecture,) = (name for name, kind in ARCHITECTURES.items() if kind is type(encoder))
     return {
         "model_type": OWN_TYPE,
+        "architecture": architecture,
         "family": family,
         "encoder": asdict(encoder),
         "head": asdict(head),
     }
 
 
-def read_own(config: Mapping[str, Any]) -> tuple[EncoderConfig, HeadConfig, str]:
+def read_own(config: Mapping[str, Any]) -> tuple[ModelConfig, HeadConfig, str]:
     """The encoder's settings, the head's, and the family from which the model came.
 
     Raises:
         ModelError: a setting that is missing, unknown or of the wrong type.
     """
-    encoder = _settings(EncoderConfig, config.get("encoder"), "encoder")
+    architecture = config.get("architecture", "encoder")
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"config.json: no architecture {architecture!r}", hint=_DAMAGED)
+    encoder = _settings(ARCHITECTURES[architecture], config.get("encoder"), "encoder")
     head = _settings(HeadConfig, config.get("head"), "head")
     return encoder, head, str(config.get("family", OWN_TYPE))
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from edgeformer.errors import EngineError, ModelError, UsageError
-from edgeformer.models.build import HeadConfig
+from edgeformer.models.bilstm import FAMILY as BILSTM
+from edgeformer.models.bilstm import BiLstmEncoder
+from edgeformer.models.build import HeadConfig, ModelConfig
 from edgeformer.models.checkpoint import LoadedModel
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.encoder import Encoder
@@ -32,7 +34,7 @@ _PROBLEM_TYPES = {
 
 
 def save_checkpoint(loaded: LoadedModel, folder: Path, *, force: bool = False) -> Path:
-    """Write a model whose module is an Encoder and a head.
+    """Write a model whose module is an encoder (or a BiLSTM) and a head.
 
     Args:
         loaded: as ``load_checkpoint`` gives it; its module may have been changed since, and then
@@ -52,7 +54,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path, *, force: bool = False) -
     if folder.exists() and not force:
         raise UsageError(f"{folder} exists already", hint="name another folder, or use --force")
     encoder = getattr(loaded.module, "encoder", None)
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, (Encoder, BiLstmEncoder)):
         raise ModelError(
             f"a {loaded.family} model is not an Encoder of EdgeFormer and cannot be saved",
             hint="save it with model.save_pretrained(folder) of transformers",
@@ -73,11 +75,12 @@ def save_checkpoint(loaded: LoadedModel, folder: Path, *, force: bool = False) -
     return folder
 
 
-def _settings(loaded: LoadedModel, encoder: EncoderConfig) -> tuple[dict[str, Any], NameTable, str]:
+def _settings(loaded: LoadedModel, encoder: ModelConfig) -> tuple[dict[str, Any], NameTable, str]:
     """config.json, the names of the tensors, and what stands before those of the encoder."""
-    found = _as_family(loaded, encoder)
+    found = _as_family(loaded, encoder) if isinstance(encoder, EncoderConfig) else None
     if found is None:
-        config = own_settings(encoder, loaded.head, loaded.family)
+        family_name = loaded.family if isinstance(encoder, EncoderConfig) else BILSTM
+        config = own_settings(encoder, loaded.head, family_name)
         names, prefix = OWN_NAMES, OWN_NAMES.prefix
     else:
         family, config = found

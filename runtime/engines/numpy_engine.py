@@ -9,8 +9,7 @@ so that no answer can depend on padding.
 """
 
 import contextlib
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,15 @@ from edgeformer.runtime.blas import blas_threads
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.execution import BoundProgram, Buffers, bind
 from edgeformer.runtime.grouping import length_groups
-from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
 from edgeformer.runtime.plan import Plan, PlanProgram, parse_plan
+from edgeformer.runtime.turns import Turns
 
 Array = NDArray[Any]
 
 CHUNK_TOKENS = 1024  # packed texts run about this many tokens at a time: buffers stay small
-_BOUND_PROGRAMS = 16
+_BOUND_PROGRAMS = 64  # lengths; what one keeps is some 100 KB of views
 _TOKEN_PORTS = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
 
 
@@ -57,16 +57,20 @@ def open_engine(
 
 
 class NumpyEngine:
-    """See ``edgeformer.runtime.engine.Engine``. One run at a time; others wait."""
+    """See ``edgeformer.runtime.engine.Engine``. One run at a time; others wait.
+
+    ``run_program`` runs a bound program; a profiler puts its own in.
+    """
 
     def __init__(self, variant: Variant, plans: Mapping[str, Plan], threads: int) -> None:
         self.threads = threads
+        self.run_program: Callable[[BoundProgram], None] = BoundProgram.run
         self._variant = variant
         self._plans: dict[str, Plan] = dict(plans)
         self._buffers = Buffers()
         self._bound: dict[tuple[Any, ...], BoundProgram] = {}
         self._generation = 0
-        self._lock = threading.Lock()
+        self._lock = Turns()
         self._restore = contextlib.ExitStack()
         self._restore.enter_context(blas_threads(threads))
 
@@ -140,7 +144,7 @@ class NumpyEngine:
             if array.shape != inputs[name].shape:
                 raise BundleError(f"model.plan gives its input {name} another shape than its port")
             np.copyto(array, inputs[name], casting="unsafe")
-        bound.run()
+        self.run_program(bound)
         return bound.outputs
 
     def _run_packed(
@@ -176,29 +180,20 @@ class NumpyEngine:
 
     def _run_masked(self, entry: Program, arrays: dict[str, Array]) -> dict[str, Array]:
         """Take the padding away, run packed, and put rows of zeros where padding was."""
-        mask = arrays.pop("attention_mask")
-        kept = mask != 0
-        lengths = kept.sum(axis=1)
-        if mask.size and (mask.min() < 0 or mask.max() > 1):
-            raise InputError("attention_mask must be 1 for tokens and 0 for padding")
-        if not lengths.all():
-            raise InputError(
-                f"row {int(lengths.argmin())} of attention_mask has no token",
-                hint="an empty text still has its special tokens: mask those with 1",
-            )
+        kept = real_tokens(arrays.pop("attention_mask"))
         if "first_rows" in self._plan(entry).inputs and not kept[:, 0].all():
             raise InputError(
                 "the model reads the first column, where attention_mask is 0",
                 hint="pad on the right",
             )
-        offsets = np.zeros(len(mask) + 1, np.intp)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = np.zeros(len(kept) + 1, np.intp)
+        np.cumsum(kept.sum(axis=1), out=offsets[1:])
         packed = {name: array[kept] for name, array in arrays.items()}
         outputs = self._run_packed(entry, packed, np.nonzero(kept)[1], offsets)
         for port in entry.outputs:
             if "sequence" in port.shape:
                 rows = outputs[port.name]
-                padded = np.zeros((*mask.shape, *rows.shape[1:]), rows.dtype)
+                padded = np.zeros((*kept.shape, *rows.shape[1:]), rows.dtype)
                 padded[kept] = rows
                 outputs[port.name] = padded
         return outputs

@@ -1,11 +1,13 @@
-"""The ``onnx`` engine: onnxruntime, padded batches of texts of similar length.
+"""The ``onnx`` engine: onnxruntime, padded batches of texts of similar length, or single texts.
 
-A text's answer does not depend on its batch: the files mask padding, and quantized ones take the
-range of each row by itself. What is padded together is chosen to waste at most ``max_waste``.
+A text's answer does not depend on its batch. Files of layout ``dense`` mask padding, and quantized
+ones take the range of each row by itself; what is padded together is chosen to waste at most
+``max_waste``. Those of layout ``single`` run one text per call, without padding.
 """
 
 import platform
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session
 from edgeformer.runtime.grouping import length_groups
-from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
 
 Arrays = dict[str, NDArray[Any]]
 
 _MAX_WASTE = 0.1
+_MASK = "attention_mask"
 
 
 def open_engine(
@@ -45,12 +48,13 @@ def open_engine(
         model = bundle.file_path(name) or bundle.read(name)
         sessions[name] = open_session(model, threads, variant.provider, name, not shares_process)
     for program in variant.programs.values():
-        _check_ports(sessions[program.file], program)
+        _check_ports(sessions[program.file], program, variant.layout)
     return OnnxEngine(variant, threads, sessions)
 
 
-def _check_ports(session: Any, program: Program) -> None:
+def _check_ports(session: Any, program: Program, layout: str) -> None:
     inputs = {item.name for item in session.get_inputs()}
+    inputs |= {_MASK} if layout == "single" else set()
     outputs = {item.name for item in session.get_outputs()}
     listed = ({p.name for p in program.inputs}, {p.name for p in program.outputs})
     if inputs != listed[0] or not listed[1] <= outputs:
@@ -67,6 +71,7 @@ class OnnxEngine:
         self.threads = threads
         self._programs = variant.programs
         self._sessions = sessions
+        self._single = variant.layout == "single"
         self._max_waste = max_waste(variant, platform.machine())
 
     def run(self, program: str, inputs: Mapping[str, Any]) -> Arrays:
@@ -81,18 +86,7 @@ class OnnxEngine:
             raise InputError(f"no program {program!r}", hint=f"this model has: {known}")
         chosen = self._programs[program]
         arrays = complete_inputs(chosen.inputs, inputs)
-        session = self._sessions.get(chosen.file)
-        if session is None:
-            raise EngineError("this engine was closed", hint="load the bundle again")
-        names = [port.name for port in chosen.outputs]
-        try:
-            values = session.run(names, arrays)
-        except Exception as error:  # onnxruntime's own classes have no public name
-            raise _failed(error) from None
-        return {
-            port.name: np.asarray(value, dtype=port.dtype)
-            for port, value in zip(chosen.outputs, values, strict=True)
-        }
+        return (self._call_each if self._single else self._call)(chosen, arrays)
 
     def encode(self, batch: RaggedBatch) -> Arrays:
         """Run ``main`` on tokenized texts, those of similar length padded together.
@@ -108,6 +102,8 @@ class OnnxEngine:
         names = {port.name for port in program.inputs}
         if "input_ids" not in names:
             raise InputError("this model takes no texts", hint="call run() with its named inputs")
+        if self._single:
+            return self._encode_each(program, batch)
         answers = {port.name: _room(port, batch) for port in program.outputs}
         for rows in length_groups(batch.lengths.tolist(), self._max_waste):
             group = batch.select(rows)
@@ -115,6 +111,55 @@ class OnnxEngine:
             result = self.run("main", {k: v for k, v in padded.items() if k in names})
             for port in program.outputs:
                 _put(answers[port.name], port, batch, rows, result[port.name])
+        return answers
+
+    def _call(self, program: Program, arrays: Arrays) -> Arrays:
+        session = self._sessions.get(program.file)
+        if session is None:
+            raise EngineError("this engine was closed", hint="load the bundle again")
+        names = [port.name for port in program.outputs]
+        try:
+            values = session.run(names, arrays)
+        except Exception as error:  # onnxruntime's own classes have no public name
+            raise _failed(error) from None
+        return {
+            port.name: np.asarray(value, dtype=port.dtype)
+            for port, value in zip(program.outputs, values, strict=True)
+        }
+
+    def _call_each(self, program: Program, arrays: Arrays) -> Arrays:
+        """Row by row, padding left out; outputs with one row per token have zeros there."""
+        kept = real_tokens(arrays.pop(_MASK))
+        if not kept[:, :1].all():
+            raise InputError("the first column of attention_mask is 0", hint="pad on the right")
+        answers = {port.name: _room_for_rows(port, kept.shape) for port in program.outputs}
+        for i, tokens in enumerate(kept):
+            row = {name: array[i : i + 1, tokens] for name, array in arrays.items()}
+            result = self._call(program, row)
+            for port in program.outputs:
+                place = (i, tokens) if "sequence" in port.shape else i
+                answers[port.name][place] = result[port.name][0]
+        return answers
+
+    def _encode_each(self, program: Program, batch: RaggedBatch) -> Arrays:
+        answers = {port.name: _room(port, batch) for port in program.outputs}
+        given = {"input_ids": batch.ids.astype(np.int64)}
+        given["token_type_ids"] = batch.type_ids.astype(np.int64)
+        longest = int(batch.lengths.max(initial=0))
+        positions = {
+            port.name: np.arange(longest)[None] + int(port.default.removeprefix("positions+"))
+            for port in program.inputs
+            if port.default is not None and port.default.startswith("positions+")
+        }
+        by_token = [port.name for port in program.inputs if port.name in given]
+        bounds = batch.offsets.tolist()
+        for i, (start, stop) in enumerate(pairwise(bounds)):
+            row = {name: given[name][None, start:stop] for name in by_token}
+            row |= {name: values[:, : stop - start] for name, values in positions.items()}
+            result = self._call(program, row)
+            for port in program.outputs:
+                place = slice(start, stop) if "sequence" in port.shape else i
+                answers[port.name][place] = result[port.name][0]
         return answers
 
     def close(self) -> None:
@@ -144,6 +189,13 @@ def _room(port: Port, batch: RaggedBatch) -> NDArray[Any]:
     first = len(batch.ids) if per_token else len(batch)
     rest = port.shape[2:] if per_token else port.shape[1:]
     return np.zeros((first, *(s if isinstance(s, int) else 0 for s in rest)), port.dtype)
+
+
+def _room_for_rows(port: Port, sizes: tuple[int, ...]) -> NDArray[Any]:
+    """Zeros for the answers to (batch, sequence) rows."""
+    named = dict(zip(("batch", "sequence"), sizes, strict=True))
+    shape = [named.get(s, 0) if isinstance(s, str) else s for s in port.shape]
+    return np.zeros(shape, port.dtype)
 
 
 def _put(

@@ -105,7 +105,12 @@ def import_onnxruntime() -> Any:
 
 
 def open_session(
-    model: Path | bytes, threads: int, provider: str, name: str, spinning: bool = True
+    model: Path | bytes,
+    threads: int,
+    provider: str,
+    name: str,
+    spinning: bool = True,
+    profile: str = "",
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
@@ -115,6 +120,7 @@ def open_session(
         provider: execution provider it must have; empty for the CPU's.
         name: of the file, for messages.
         spinning: idle threads wait for more work in a loop, which is quicker but takes a CPU.
+        profile: write times of every node to a file whose name starts so; empty for none.
 
     Raises:
         EngineError: no usable onnxruntime, no such provider here, or a model of a newer format.
@@ -125,6 +131,9 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         options = _options(library, threads, spinning)
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         session = library.InferenceSession(source, options, providers=chosen)
     except Exception as error:  # onnxruntime's own classes have no public name
         raise _unreadable(error, name, library.__version__) from None

@@ -12,7 +12,6 @@ Raspberry Pi 4 and older; and it does not check a file before reading it: a dama
 
 import importlib
 import importlib.metadata
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgeformer.errors import BundleError, EngineError
 from edgeformer.runtime.engines.tflite_output import captured_output
+from edgeformer.runtime.turns import Turns
 
 _PACKAGES = ("ai_edge_litert", "tflite_runtime")  # in the order in which they are tried
 
@@ -144,7 +144,7 @@ class Session:
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
         self._runners: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = Turns()
         self.shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._dtypes: dict[str, dict[str, Any]] = {}
         for key in interpreter.get_signature_list():

@@ -1,0 +1,1 @@
+"""Where the time of a call goes: each engine's own clock, by layer and operation."""

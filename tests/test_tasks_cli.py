@@ -201,7 +201,7 @@ def test_a_conversion_says_how_to_ask(task: str, says: str, images: tuple[Path, 
 
 @pytest.mark.parametrize("task", ["question-answering", "fill-mask"])
 def test_the_benchmark_asks_what_a_user_asks(task: str) -> None:
-    from edgeformer.benchmark_worker import _make_call
+    from edgeformer.benchmark_worker import make_call
     from edgeformer.runtime.bundle import open_bundle
     from edgeformer.workload import make_workload
 
@@ -210,6 +210,6 @@ def test_the_benchmark_asks_what_a_user_asks(task: str) -> None:
         workload = make_workload(opened, None, 24, 2)
     assert workload.tokens == 24
     with load(path) as model:
-        _make_call(model, str(path), {**asdict(workload), "texts": list(workload.texts)})()
+        make_call(model, str(path), {**asdict(workload), "texts": list(workload.texts)})()
         assert model.last_call.texts == 2
         assert model.last_call.tokens == 48

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from edgeformer.converters.conversion import ConversionReport
 from edgeformer.models.build import HeadConfig, make_model
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.models.config import EncoderConfig
@@ -63,30 +64,83 @@ def test_mobilebert_answers_alike_in_any_batch(profile: str, tmp_path: Path) -> 
     check_embeddings(report.path, folder, engines)
 
 
-def test_a_pruned_and_tied_encoder_converts(profile: str, tmp_path: Path) -> None:
-    """Layers of different heads and widths, two of which share their weights."""
-    config = EncoderConfig(
-        vocab_size=len(tiny_vocabulary()),
-        hidden_size=32,
-        num_heads=(3, 1, 3),
-        head_dim=8,
-        intermediate_sizes=(40, 7, 40),
-        max_positions=48,
-        layer_groups=(0, 1, 0),
-    )
+PLAIN = EncoderConfig(
+    vocab_size=len(tiny_vocabulary()),
+    hidden_size=32,
+    num_heads=(4, 4, 4),
+    head_dim=8,
+    intermediate_sizes=(40, 40, 40),
+    max_positions=48,
+)
+UNEVEN = replace(PLAIN, num_heads=(3, 1, 3), intermediate_sizes=(40, 7, 40))
+SHAPES = {
+    "uneven heads and neurons": UNEVEN,
+    "all layers tied": replace(PLAIN, layer_groups=(0, 0, 0)),
+    "layers tied in groups": replace(UNEVEN, layer_groups=(0, 1, 0)),
+    "factorised tokens": replace(PLAIN, embedding_size=12, embedding_projection="tokens"),
+    "factorised sum": replace(PLAIN, embedding_size=12, embedding_projection="sum"),
+    "layer scale": replace(PLAIN, pre_norm=True, layer_scale=True),
+    "root mean square norm": replace(PLAIN, norm="rms_norm"),
+    "pruned, tied and factorised": replace(
+        UNEVEN, layer_groups=(0, 1, 0), embedding_size=12, embedding_projection="tokens"
+    ),
+    "pruned, tied and scaled": replace(
+        UNEVEN, layer_groups=(0, 1, 0), pre_norm=True, layer_scale=True
+    ),
+}
+
+
+def convert_shape(
+    name: str, tmp_path: Path, profile: str, engines: tuple[str, ...], precision: str
+) -> tuple[Path, ConversionReport]:
+    """The folder of an encoder of that shape, saved in our own form, and its conversion."""
     head = HeadConfig("embedding")
-    module = make_model(config, head).eval()
+    module = make_model(SHAPES[name], head).eval()
     randomise(module, 0)
     loaded = load_checkpoint(tiny_bert_folder(tmp_path / "bert"))
-    folder = save_checkpoint(replace(loaded, module=module, head=head), tmp_path / "pruned")
-    engines = ("onnx", "numpy")
+    folder = save_checkpoint(replace(loaded, module=module, head=head), tmp_path / "saved")
     report = convert(
-        folder, profile=profile, output=tmp_path / "m.edge", engines=engines, precisions=("fp32",)
+        folder,
+        profile=profile,
+        output=tmp_path / f"{precision}.edge",
+        engines=engines,
+        precisions=(precision,),
     )
+    assert all(v.parity is not None and v.parity.passed for v in report.manifest.variants)
+    return folder, report
+
+
+@pytest.mark.parametrize("name", ["pruned, tied and factorised", "pruned, tied and scaled"])
+def test_shapes_of_our_own_convert(name: str, profile: str, tmp_path: Path) -> None:
+    """Layers of different heads and widths, two of which share their weights, and more."""
+    engines = ("onnx", "numpy")
+    folder, report = convert_shape(name, tmp_path, profile, engines, "fp32")
     assert report.manifest.model.family == "bert"
     layouts = {v.engine: v.layout for v in report.manifest.variants}
     assert layouts["numpy"] == "packed"
     check_embeddings(report.path, folder, engines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_converts_to_every_engine(name: str, profile: str, tmp_path: Path) -> None:
+    """Verified: float32 answers to 1e-5, int8 ones to a cosine of 0.98, in any batch."""
+    engines = ("onnx", "tflite", "numpy")
+    folder, report = convert_shape(name, tmp_path, profile, engines, "fp32")
+    assert {v.engine: v.layout for v in report.manifest.variants} == {
+        "onnx": "dense",
+        "tflite": "dense",
+        "numpy": "packed",
+    }
+    check_embeddings(report.path, folder, engines)
+    shared = tmp_path / "int8"
+    shared.mkdir()
+    _, quantized = convert_shape(name, shared, profile, engines, "int8")
+    sizes = [
+        sum(record.size for file, record in made.manifest.files.items() if "model" in file)
+        for made in (report, quantized)
+    ]
+    assert sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize("name", ["ViTForImageClassification", "Dinov2ForImageClassification"])

@@ -294,7 +294,7 @@ def test_labels_of_the_data_are_renamed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no label 'positiv'") as error:
         evaluate(bundle(), data, labels_map={"1": "positiv"})
     assert error.value.hint == "did you mean 'positive'?"
-    with pytest.raises(UsageError, match="answers are numbers"):
+    with pytest.raises(UsageError, match="answers are none"):
         evaluate(bundle(*REGRESSION), data, labels_map={"1": "2"})
 
 

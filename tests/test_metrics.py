@@ -228,7 +228,8 @@ def test_mcnemar_is_the_binomial_test(only_first: int, only_second: int) -> None
         wanted = stats.binomtest(only_first, total).pvalue
         assert found.p_exact == pytest.approx(wanted, rel=1e-9)
         wanted -= stats.binom.pmf(only_first, total, 0.5) if only_first != only_second else 0.0
-        assert found.p_mid == pytest.approx(wanted, rel=1e-9, abs=1e-9 * found.p_exact)
+        # The difference of two numbers that are alike, or hardly numbers, is theirs to lose.
+        assert found.p_mid == pytest.approx(wanted, rel=0, abs=1e-9 * found.p_exact + 1e-290)
     else:
         assert (found.p_exact, found.p_mid) == (1.0, 1.0)
 

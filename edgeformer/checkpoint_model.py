@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 VARIANT = "pytorch"
 
-EVALUATED_TASKS = ("embedding", "classification", "token-classification")
+EVALUATED_TASKS = ("embedding", "classification", "token-classification", "question-answering")
 
 
 def open_checkpoint(folder: Path, threads: int | None = None) -> Model:

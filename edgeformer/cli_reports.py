@@ -48,9 +48,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
 @click.option(
     "--on-long",
     type=click.Choice(["truncate", "window", "error"]),
-    default="truncate",
-    show_default=True,
-    help="What to do with texts that do not fit.",
+    help="Texts that do not fit. Default: window for questions, else truncate.",
 )
 @click.option("--save-predictions", metavar="FILE", help="Write the answers, one a line: .jsonl.")
 @click.option("--force", is_flag=True, help="Overwrite the predictions file.")
@@ -66,7 +64,7 @@ def evaluate(
     least: tuple[str, ...],
     columns: str | None,
     labels_map: str | None,
-    on_long: str,
+    on_long: str | None,
     save_predictions: str | None,
     force: bool,
     add_to: str | None,
@@ -95,7 +93,7 @@ def evaluate(
             columns=make_columns(_pairs("--columns", columns)),
             labels_map=_pairs("--labels-map", labels_map),
             minimums=_minimums(least),
-            on_long=on_long,
+            on_long=on_long or "",
             save_predictions=save_predictions,
             force=force,
             progress=shown.step,

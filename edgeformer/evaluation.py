@@ -67,8 +67,8 @@ class EvaluationReport:
         variant: that answered, several joined with ``+``; ``pytorch`` for a checkpoint.
         digest: of the bundle's manifest; of a checkpoint, none.
         data: path of the data.
-        kind: what the truth is: ``single_label``, ``multi_label``, ``regression``, ``tags`` or
-            ``similarity``.
+        kind: what the truth is: ``single_label``, ``multi_label``, ``regression``, ``tags``,
+            ``similarity`` or ``answers``.
         texts: rows of the data.
         metrics: every figure, the main one first.
         classes: the scores of each class, label or kind of span.
@@ -121,7 +121,7 @@ def evaluate(
     columns: Columns = USUAL_COLUMNS,
     labels_map: Mapping[str, str] | None = None,
     minimums: Mapping[str, float] | None = None,
-    on_long: str = "truncate",
+    on_long: str = "",
     save_predictions: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -138,7 +138,8 @@ def evaluate(
         columns: which columns hold text, second text and truth.
         labels_map: the model's label for each label that the data names otherwise.
         minimums: least value of a figure by its name, of the main one with an empty name.
-        on_long: what to do with texts that do not fit, as in ``Model.embed``.
+        on_long: what to do with texts that do not fit, as in ``Model.embed``; empty for ``window``
+            where contexts are read for answers, else ``truncate``.
         save_predictions: file to write the answers to.
         force: overwrite that file.
         progress: called with what is being done.

@@ -69,16 +69,22 @@ def answer_cases(
         model: open, of the cases' kind.
         cases: the data.
         source: path of the model.
-        on_long: as in ``Model.embed``.
+        on_long: as in ``Model.embed``; empty for ``window`` where contexts are read for answers,
+            else ``truncate``.
         tell: called with how far it is.
     """
+    on_long = on_long or ("window" if cases.kind == "answers" else "truncate")
     parts: list[_Part] = []
     truncated_texts = 0
     variants: dict[str, None] = {}
     began = time.perf_counter()
     for start in range(0, len(cases.rows), CHUNK):
         tell(f"{start} of {len(cases.rows)} texts answered")
-        parts.append(_ANSWER[cases.kind](model, cases.rows[start : start + CHUNK], on_long))
+        rows = cases.rows[start : start + CHUNK]
+        if cases.kind == "answers":
+            parts.append(_found_answers(model, rows, on_long, not all(r.truth for r in cases.rows)))
+        else:
+            parts.append(_ANSWER[cases.kind](model, rows, on_long))
         truncated_texts += model.last_call.truncated_texts
         variants |= dict.fromkeys(model.last_call.variants)
     return Answers(
@@ -130,6 +136,13 @@ def _tags(model: "Model", rows: Sequence[Case], on_long: str) -> _Part:
     outside = OUTSIDE if OUTSIDE in model.manifest.model.labels else ""
     filled = [tuple(outside if tag is None else tag for tag in sentence) for sentence in tags]
     return _Part(list(filled), [], sum(sentence.count(None) for sentence in tags))
+
+
+def _found_answers(model: "Model", rows: Sequence[Case], on_long: str, no_answer: bool) -> _Part:
+    """``no_answer``: some question of the data has none, so "no answer" may win."""
+    questions, contexts = [row.text for row in rows], [row.pair or "" for row in rows]
+    found = model.answer(questions, contexts, no_answer=no_answer, on_long=on_long)
+    return _Part([answer.text for answer in found], [])
 
 
 _ANSWER: dict[str, Callable[["Model", Sequence[Case], str], _Part]] = {
@@ -225,9 +238,16 @@ def read_predictions(path: Path, cases: Cases, reader: LabelReader) -> Answers:
             f"{path} has {len(rows)} predictions, the data has {len(cases.rows)} rows",
             hint="write it with `edgeformer eval MODEL DATA --save-predictions FILE`, same DATA",
         )
-    read = truth_reader(cases.kind, reader)
+    read = _read_answer if cases.kind == "answers" else truth_reader(cases.kind, reader)
     pairs = zip(rows, cases.rows, strict=True)
     return Answers(str(path), "", tuple(_prediction(row, case, read) for row, case in pairs))
+
+
+def _read_answer(value: Any, where: str) -> str:
+    """The one answer to a question; empty for none."""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {value!r} is not a text", hint='write {"answer": "..."}')
+    return value
 
 
 def _prediction(row: Row, case: Case, read: Callable[[Any, str], Truth]) -> Truth:

@@ -19,12 +19,13 @@ from edgeformer.errors import DataError, UsageError
 if TYPE_CHECKING:
     from edgeformer.runtime.manifest import ModelCard
 
-# What the truth of a row is: one class, a set of classes, a number, a tag for each word, or how
-# alike two texts are.
-KINDS = ("single_label", "multi_label", "regression", "tags", "similarity")
+# What the truth of a row is: one class, a set of classes, a number, a tag for each word, how alike
+# two texts are, or the answers to a question that are accepted.
+KINDS = ("single_label", "multi_label", "regression", "tags", "similarity", "answers")
 TOKEN_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("tags", "ner_tags", "labels", "pos_tags")
 SCORE_COLUMNS = ("score", "similarity", "label")
+ANSWER_COLUMNS = ("answers", "answer")
 SEPARATOR = "|"  # between the labels of one cell
 USUAL_COLUMNS = Columns()
 
@@ -37,9 +38,10 @@ class Case:
 
     Attributes:
         where: file and line, for messages.
-        text: the text; of words, the words with a space between.
-        pair: the second text, None without one.
-        truth: a label, a number, or a tuple: labels in the model's order, or a tag for each word.
+        text: the text; of words, the words with a space between; or the question.
+        pair: the second text, None without one; or the context.
+        truth: a label, a number, or a tuple: labels in the model's order, a tag for each word, or
+            accepted answers (none where the context holds no answer).
         words: of a sentence with tags, else empty.
     """
 
@@ -80,11 +82,15 @@ def kind_of(card: "ModelCard") -> str:
         )
     if card.task == "classification":
         return card.problem_type
-    kinds = {"embedding": "similarity", "token-classification": "tags"}
+    kinds = {
+        "embedding": "similarity",
+        "token-classification": "tags",
+        "question-answering": "answers",
+    }
     if card.task not in kinds:
         raise UsageError(
-            f"a bundle of the task {card.task} cannot be evaluated",
-            hint="embedding, classification and token-classification can",
+            f"a model of the task {card.task} cannot be evaluated",
+            hint=f"those of classification, {', '.join(kinds)} can",
         )
     return kinds[card.task]
 
@@ -178,9 +184,9 @@ def read_cases(
         raise UsageError(
             f"{path} is not a table with labels", hint="use a .jsonl, .csv or .tsv file"
         )
-    if renamed and kind in ("regression", "similarity"):
+    if renamed and kind in ("regression", "similarity", "answers"):
         raise UsageError(
-            "--labels-map is for classes; this model's answers are numbers", hint="leave it out"
+            "--labels-map is for classes; this model's answers are none", hint="leave it out"
         )
     reader = LabelReader(card.labels, renamed or {})
     truth_of = truth_reader(kind, reader)
@@ -194,6 +200,8 @@ def read_cases(
 
 def truth_reader(kind: str, reader: LabelReader) -> Callable[[Any, str], Truth]:
     """Reads the truth (or, in a file of predictions, the answer) of one row."""
+    if kind == "answers":
+        return _accepted
     if kind == "single_label":
         return reader.read
     if kind in ("regression", "similarity"):
@@ -219,10 +227,23 @@ def _items(value: Any, where: str) -> list[Any]:
     return value.split(SEPARATOR) if value else []
 
 
+def _accepted(value: Any, where: str) -> tuple[str, ...]:
+    """The answers to a question: a text, a list of them, or SQuAD's {"text": [...]}."""
+    if isinstance(value, dict):
+        value = value.get("text")
+    found = [value] if isinstance(value, str) else value if value is not None else []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise DataError(
+            f"{where}: expected the texts of the answers",
+            hint='write ["an answer", "the same otherwise"], or [] where there is none',
+        )
+    return tuple(text for text in found if text)
+
+
 def _text(row: Row, columns: Columns, kind: str, truth_of: Callable[[Any, str], Truth]) -> Case:
     text, pair = row_texts(row, columns.text, columns.pair)
-    usual = SCORE_COLUMNS if kind == "similarity" else LABEL_COLUMNS
-    column = _need_column(row, columns.label, usual, "label")
+    usual = {"similarity": SCORE_COLUMNS, "answers": ANSWER_COLUMNS}.get(kind, LABEL_COLUMNS)
+    column = _need_column(row, columns.label, usual, "answers" if kind == "answers" else "label")
     return Case(row.where, text, pair, truth_of(row.values[column], row.where))
 
 
@@ -257,12 +278,14 @@ def _need_column(row: Row, name: str | None, usual: tuple[str, ...], what: str) 
 
 
 def _check_pairs(rows: Sequence[Case], kind: str) -> None:
-    """All rows have a second text, or none has; a similarity is one of two texts."""
-    if kind == "similarity" and rows[0].pair is None:
+    """All rows have a second text, or none has; a similarity is one of two texts, and a question
+    has a context."""
+    if kind in ("similarity", "answers") and rows[0].pair is None:
+        names = "text1, text2 and score" if kind == "similarity" else "question, context, answers"
         raise DataError(
-            f"{rows[0].where}: an embedding model is evaluated on pairs of texts, and there is no"
-            " second one",
-            hint="columns text1, text2 and score, or name yours with --columns",
+            f"{rows[0].where}: this model is evaluated on pairs of texts, and there is no second"
+            " one",
+            hint=f"columns {names}, or name yours with --columns",
         )
     for row in rows:
         if (row.pair is None) != (rows[0].pair is None):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer import metrics
+from edgeformer import answer_metrics, metrics
 from edgeformer.evaluation_data import Cases, Truth
 from edgeformer.metrics import Ints
 from edgeformer.uncertainty import Interval, PairedTest, bootstrap, mcnemar, wilson
@@ -25,6 +25,7 @@ FIGURES = {
     "similarity": ("spearman", "pearson"),
     "spans": ("span_f1", "span_precision", "span_recall", "word_accuracy"),
     "tags": ("word_accuracy", "macro_f1"),
+    "answers": ("word_f1", "exact_match"),
 }
 LESS_IS_BETTER = ("mean_absolute_error",)
 
@@ -112,6 +113,8 @@ def figures(cases: Cases, values: Sequence[Truth]) -> dict[str, Figure]:
         found = _label_figures(_sets(cases, truth), _sets(cases, values))
     elif kind in ("spans", "tags"):
         found = _word_figures(cases, _tags(truth), _tags(values))
+    elif kind == "answers":
+        found = _answer_figures(_tags(truth), [str(value) for value in values])
     else:
         a, b = np.array(truth, np.float64), np.array(values, np.float64)
         found = {
@@ -178,6 +181,18 @@ def _word_figures(
     }
 
 
+def _answer_figures(
+    accepted: Sequence[tuple[str, ...]], answers: Sequence[str]
+) -> dict[str, Figure]:
+    pairs = list(zip(answers, accepted, strict=True))
+    f1 = np.array([answer_metrics.word_f1(*pair) for pair in pairs])
+    exact = np.array([answer_metrics.exact_match(*pair) for pair in pairs])
+    return {
+        "word_f1": lambda rows: float(f1[rows].mean()),
+        "exact_match": lambda rows: float(exact[rows].mean()),
+    }
+
+
 def span_kinds(labels: Sequence[str]) -> tuple[str, ...]:
     """What BIO labels mark, in their order."""
     return tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
@@ -222,6 +237,10 @@ def compare_answers(
 
 
 def _right(cases: Cases, values: Sequence[Truth]) -> NDArray[np.bool_]:
+    if cases.kind == "answers":
+        truth = _tags([row.truth for row in cases.rows])
+        pairs = zip(values, truth, strict=True)
+        return np.array([answer_metrics.exact_match(str(a), t) > 0 for a, t in pairs], np.bool_)
     return np.array([a == row.truth for a, row in zip(values, cases.rows, strict=True)], np.bool_)
 
 

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from edgeformer.answer_metrics import exact_match, word_f1
+from edgeformer.checkpoint_model import open_checkpoint
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import DataError, ThresholdError, UsageError
 from edgeformer.evaluation import evaluate, make_columns
@@ -38,6 +40,8 @@ from tests.labelled_bundles import (
     torch_answers,
 )
 from tests.reports import small_report
+from tests.tiny_bundles import bundle as tiny_bundle
+from tests.tiny_bundles import checkpoint as tiny_checkpoint
 from tests.tiny_models import tiny_tokenizer_json
 
 MULTI = ("classification", ("a", "b", "c"), "multi_label_classification")
@@ -290,7 +294,7 @@ def test_labels_of_the_data_are_renamed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no label 'positiv'") as error:
         evaluate(bundle(), data, labels_map={"1": "positiv"})
     assert error.value.hint == "did you mean 'positive'?"
-    with pytest.raises(UsageError, match="answers are numbers"):
+    with pytest.raises(UsageError, match="answers are none"):
         evaluate(bundle(*REGRESSION), data, labels_map={"1": "2"})
 
 
@@ -630,3 +634,69 @@ def test_the_main_figure_joins_the_report_of_a_benchmark(
     other = ("eval", bundle("embedding"), data, "--add-to", file)
     assert is_error(*edgeformer_command(*other), exit_code=2, says="another bundle")
     assert read_report(file) == added
+
+
+# ---- answers to questions
+
+QUESTIONS = ("was the film good?", "what was boring?", "is it lovely?", "who?")
+CONTEXTS = (
+    "The film was very good.",
+    "It was a boring film, and not a lovely one!",
+    "a very lovely film " * 12,  # more than the model takes at once
+    "x 7",
+)
+ACCEPTED: tuple[Any, ...] = (
+    ["very good", "good"],
+    {"text": ["a boring film"], "answer_start": [7]},
+    "lovely",
+    [],
+)
+
+
+def _questions(path: Path, count: int) -> Path:
+    rows = zip(QUESTIONS, CONTEXTS, ACCEPTED, strict=True)
+    found = [{"question": q, "context": c, "answers": a} for q, c, a in list(rows)[:count]]
+    return write(path / "qa.jsonl", found)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_answers_are_scored_as_squad_does(tmp_path: Path, count: int) -> None:
+    """Where every question of the data has an answer, "no answer" is none."""
+    folder = tiny_checkpoint("question-answering")
+    data, file = _questions(tmp_path, count), tmp_path / "p.jsonl"
+    host = evaluate(folder, data, save_predictions=file)
+    device = evaluate(tiny_bundle("question-answering", ("fp32",)), data, against=file)
+    answers = [line["answer"] for line in lines_of(file)]
+    with open_checkpoint(folder) as model:
+        found = model.answer(list(QUESTIONS[:count]), list(CONTEXTS[:count]), no_answer=count == 4)
+    assert answers == [answer.text for answer in found]
+    assert all(answers) or count == 4
+    accepted = [("very good", "good"), ("a boring film",), ("lovely",), ()][:count]
+    pairs = list(zip(answers, accepted, strict=True))
+    assert (
+        values(host)
+        == values(device)
+        == pytest.approx(
+            {
+                "word_f1": np.mean([word_f1(*pair) for pair in pairs]),
+                "exact_match": np.mean([exact_match(*pair) for pair in pairs]),
+            }
+        )
+    )
+    assert device.against is not None and device.against.test is not None
+    assert (device.against.same_answers, device.against.test.p_exact) == (1.0, 1.0)
+    assert host.truncated_texts == 0  # a long context is read in windows
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a", "context": "b", "answers": [3]}, "expected the texts of the answers"),
+        ({"question": "a", "context": "b", "answers": 3}, "expected the texts of the answers"),
+        ({"question": "a", "context": "b"}, "no column of answers"),
+        ({"question": "a", "answers": ["b"]}, "there is no second one"),
+    ],
+)
+def test_a_question_that_does_not_fit_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"line 1: .*{message}"):
+        evaluate(tiny_checkpoint("question-answering"), write(tmp_path / "a.jsonl", [row]))

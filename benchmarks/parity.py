@@ -63,8 +63,7 @@ def _compare(model: Path, profile_name: str, texts: list[str], report: Conversio
     with open_bundle(report.path) as bundle:
         for variant in report.manifest.variants:
             engine = open_engine(bundle, variant, available_threads(report.manifest.threads))
-            classes = bool(prepared.card.labels)
-            parity = verify(engine, variant, reference, profile.tolerance, classes)
+            parity = verify(engine, variant, reference, profile.tolerance, prepared.card.task)
             engine.close()
             size = bundle.size(variant.programs["main"].file) / 1e6
             print(

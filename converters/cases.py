@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from edgeformer.runtime.tokenizer import Tokenizer
 MAX_UNKNOWN_SHARE = 0.2
 MAX_GOLDEN_CASES = 4
 MAX_GOLDEN_VALUES = 20_000
+MAX_GOLDEN_CLASSES = 128  # of a vocabulary's logits, evenly spaced
 MAX_CALIBRATION_TEXTS = 32
 _STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
 
@@ -26,7 +28,10 @@ MAX_VERIFICATION_TEXTS = 256
 CALIBRATION_EVERY = 4
 MIN_TEXTS_TO_SPLIT = 8
 
+MAX_MASK_VALUES = 1 << 25  # float32 logits that are compared: masks times vocabulary
+
 Text = tuple[str, str | None]
+_T = TypeVar("_T")
 
 
 def split_texts(texts: Sequence[Text]) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
@@ -43,7 +48,7 @@ def split_texts(texts: Sequence[Text]) -> tuple[tuple[Text, ...], tuple[Text, ..
     return _spread(rest, MAX_VERIFICATION_TEXTS), _spread(calibration, MAX_CALIBRATION_TEXTS)
 
 
-def _spread(texts: tuple[Text, ...], most: int) -> tuple[Text, ...]:
+def _spread(texts: tuple[_T, ...], most: int) -> tuple[_T, ...]:
     """At most ``most`` of the texts, evenly spaced."""
     return texts[:: max(1, -(-len(texts) // most))]
 
@@ -67,6 +72,9 @@ def text_reference(
     if tokenizer is None:
         return reference_answers(prepared, None)
     batch = _tokenized(prepared, tokenizer, texts)
+    tokens = None
+    if prepared.card.task == "fill-mask":
+        batch, tokens = _masks_within(batch, tokenizer.token_id(prepared.card.mask_token), prepared)
     unknown = float(np.mean(batch.ids == tokenizer.unk_id)) if tokenizer.unk_id is not None else 0.0
     if unknown > MAX_UNKNOWN_SHARE:
         raise DataError(
@@ -74,7 +82,26 @@ def text_reference(
             " they prove nothing about it",
             hint="pass texts of the model's own kind with --calibration FILE",
         )
-    return reference_answers(prepared, batch)
+    return reference_answers(prepared, batch, tokens)
+
+
+def _masks_within(
+    batch: RaggedBatch, mask_id: int | None, prepared: PreparedModel
+) -> tuple[RaggedBatch, tuple[NDArray[np.intp], ...]]:
+    """The texts with masks, as many as the logits of all masks leave memory for; and the masks'
+    places in each."""
+    rows = np.split(batch.ids, batch.offsets[1:-1])
+    masks = [np.flatnonzero(ids == mask_id) for ids in rows]
+    texts = tuple(i for i, places in enumerate(masks) if len(places))
+    if not texts:
+        raise DataError(
+            "no verification text has a mask within the tokens that the model takes",
+            hint="pass texts of the model's own kind with --calibration FILE",
+        )
+    most = MAX_MASK_VALUES // int(prepared.outputs[0].shape[-1])
+    per_text = sum(len(masks[i]) for i in texts) / len(texts)
+    texts = _spread(texts, max(1, int(most / per_text)))
+    return batch.select(texts), tuple(masks[i] for i in texts)
 
 
 def with_calibration(prepared: PreparedModel, calibration: Reference) -> PreparedModel:
@@ -115,15 +142,20 @@ def golden_cases(
     prepared = replace(prepared, examples=_few(prepared.examples))
     batch = _tokenized(prepared, tokenizer, texts[:MAX_GOLDEN_CASES]) if tokenizer else None
     reference = reference_answers(prepared, batch)
+    pairs = any(pair for _, pair in texts[:MAX_GOLDEN_CASES])
+    vocabulary = int(prepared.outputs[0].shape[-1]) if prepared.card.task == "fill-mask" else 0
+    every = max(1, vocabulary // MAX_GOLDEN_CLASSES)
     cases = []
     for i, (inputs, outputs) in enumerate(zip(reference.inputs, reference.outputs, strict=True)):
-        text = "" if batch is None or texts[i][1] else texts[i][0]
+        text, pair = ("", "") if batch is None else (texts[i][0], texts[i][1] or "")
         kept = {k: v for k, v in inputs.items() if batch is None or k in _STORED}
         cases.append(
             GoldenCase(
-                text,
+                text if pair or not pairs else "",  # its ids are those of a pair with nothing
                 {k: v.tolist() for k, v in kept.items()},
-                {k: v.tolist() for k, v in outputs.items()},
+                {k: (v[..., ::every] if every > 1 else v).tolist() for k, v in outputs.items()},
+                pair,
+                every,
             )
         )
     return sorted(cases, key=lambda case: len(str(case.inputs)))

@@ -34,6 +34,7 @@ from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.refining import Refiner
 from edgeformer.converters.sensitivity import Scan
 from edgeformer.converters.stages import Stage, Stages, one_torch_thread, peak_rss_mb
+from edgeformer.converters.task_texts import task_texts
 from edgeformer.converters.tflite_export import bucket_lengths
 from edgeformer.converters.verification import Reference, open_to_verify, verify
 from edgeformer.device_profiles.profile import DeviceProfile, Tolerance
@@ -160,11 +161,12 @@ def _convert(
     prepared: PreparedModel, settings: ConversionSettings, stages: Stages
 ) -> ConversionReport:
     tokenizer = load_tokenizer(prepared.tokenizer_json) if prepared.tokenizer_json else None
-    texts, calibration_texts = split_texts(settings.texts)
+    texts, calibration_texts = split_texts(task_texts(settings.texts, prepared.card))
     with stages.stage("reference answers"):
         reference = text_reference(prepared, tokenizer, texts)
         calibration = text_reference(prepared, tokenizer, calibration_texts)
-        golden = golden_cases(prepared, tokenizer, settings.golden)
+        golden_texts = task_texts(settings.golden, prepared.card)
+        golden = golden_cases(prepared, tokenizer, golden_texts)
     prepared = with_calibration(prepared, calibration)
     buckets = _own_buckets(prepared, tokenizer, settings)
     with staging(settings.output) as folder:
@@ -201,7 +203,8 @@ def _own_buckets(
     buckets = bucket_lengths(prepared, settings.profile)
     if not buckets:
         return None
-    return OwnBuckets(text_lengths(prepared, tokenizer, settings.texts), buckets)
+    texts = task_texts(settings.texts, prepared.card)
+    return OwnBuckets(text_lengths(prepared, tokenizer, texts), buckets)
 
 
 def _export_all(
@@ -268,8 +271,7 @@ def _verify_all(
             with stages.stage(f"verify {variant.id}"):
                 engine = open_to_verify(bundle, variant)
                 try:
-                    has_classes = bool(manifest.model.labels)
-                    parity = verify(engine, variant, reference, tolerance, has_classes)
+                    parity = verify(engine, variant, reference, tolerance, manifest.model.task)
                 finally:
                     engine.close()
                 verified.append(replace(variant, parity=parity))

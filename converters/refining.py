@@ -82,8 +82,7 @@ class Refiner:
         with open_bundle(self._folder) as bundle:
             engine = open_to_verify(bundle, variant)
             try:
-                classes = bool(self._prepared.card.labels)
-                tolerance = self._profile.tolerance
-                return verify(engine, variant, self._calibration, tolerance, classes)
+                task, tolerance = self._prepared.card.task, self._profile.tolerance
+                return verify(engine, variant, self._calibration, tolerance, task)
             finally:
                 engine.close()

@@ -1,7 +1,7 @@
 """Prove that the answers survived: each variant against the PyTorch model, on the device's code.
 
 1. Every text runs alone in PyTorch, unpadded: the reference.
-2. The variant answers every text alone, and all of them as one mixed batch, through the very
+2. The variant answers every text alone, and many of them as one mixed batch, through the very
    engine the device will use.
 3. fp32 is judged by its largest difference, quantized variants by cosine and by equal arg-max;
    all by how much a text's answer depends on its batch (docs/verification.md).
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgeformer.converters.comparing import nearness
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.device_profiles.profile import Tolerance
 from edgeformer.errors import ModelError
@@ -27,6 +28,8 @@ from edgeformer.runtime.manifest import Parity, Port, Variant
 
 Arrays = dict[str, NDArray[Any]]
 
+MAX_ANSWER_VALUES = 1 << 24  # float32 of one mixed batch
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -36,30 +39,45 @@ class Reference:
         batch: the tokenized texts; None for a plain module.
         inputs: named inputs of each case, batch dimension included.
         outputs: named float32 outputs of each case, batch dimension included.
+        tokens: for each text the tokens whose answers count, the only ones in ``outputs``; None
+            for all.
     """
 
     batch: RaggedBatch | None
     inputs: tuple[Arrays, ...]
     outputs: tuple[Arrays, ...]
+    tokens: tuple[NDArray[np.intp], ...] | None = None
+
+    def counted(self, case: int, output: Any) -> Any:
+        """What counts of an output (1, sequence, classes), an array or a tensor, to one case."""
+        return output if self.tokens is None else output[:, self.tokens[case]]
 
 
-def reference_answers(prepared: PreparedModel, batch: RaggedBatch | None) -> Reference:
-    """Run the original PyTorch module on each text of ``batch`` alone, or on its examples."""
+def reference_answers(
+    prepared: PreparedModel,
+    batch: RaggedBatch | None,
+    tokens: tuple[NDArray[np.intp], ...] | None = None,
+) -> Reference:
+    """Run the original PyTorch module on each text of ``batch`` alone, or on its examples.
+
+    ``tokens``: see ``Reference``.
+    """
     module = prepared.module if prepared.original is None else prepared.original
     if batch is None:
         cases = [{k: v.numpy() for k, v in example.items()} for example in prepared.examples]
     else:
         cases = list(_single_inputs(prepared.inputs, batch))
+    reference = Reference(batch, tuple(cases), (), tokens)
     outputs = []
     with torch.inference_mode():
-        for case in cases:
+        for i, case in enumerate(cases):
             answer = module(**{k: torch.from_numpy(v) for k, v in case.items()})
-            outputs.append({k: v.float().numpy() for k, v in answer.items()})
+            outputs.append({k: reference.counted(i, v.float().numpy()) for k, v in answer.items()})
     if not all(np.isfinite(v).all() for output in outputs for v in output.values()):
         raise ModelError(
             "the PyTorch model itself answers NaN or infinity", hint="check its weights and inputs"
         )
-    return Reference(batch, tuple(cases), tuple(outputs))
+    return replace(reference, outputs=tuple(outputs))
 
 
 def _single_inputs(ports: Sequence[Port], batch: RaggedBatch) -> Iterator[Arrays]:
@@ -71,7 +89,7 @@ def _single_inputs(ports: Sequence[Port], batch: RaggedBatch) -> Iterator[Arrays
 
 
 def verify(
-    engine: Engine, variant: Variant, reference: Reference, tolerance: Tolerance, has_classes: bool
+    engine: Engine, variant: Variant, reference: Reference, tolerance: Tolerance, task: str
 ) -> Parity:
     """Compare ``variant``'s answers with the reference.
 
@@ -80,33 +98,24 @@ def verify(
         variant: which one it is; its precision chooses the tolerance.
         reference: from ``reference_answers``.
         tolerance: the profile's.
-        has_classes: True if the output is logits: arg-max agreement counts, and cosines are
-            taken per class over all texts, since a text near the decision boundary has logits
-            near zero, whose direction means nothing.
+        task: of the model card; it says what is compared (converters/comparing.py).
     """
     alone, batch_cosine = _answers(engine, variant, reference)
     names = [port.name for port in variant.programs["main"].outputs]
     pairs = [(a[n], r[n]) for a, r in zip(alone, reference.outputs, strict=True) for n in names]
     max_abs = max(_max_abs(a, r) for a, r in pairs)
     max_ref = max(_peak(r) for _, r in pairs)
-    if has_classes:
-        answers = np.concatenate([a.reshape(-1, a.shape[-1]) for a, _ in pairs])
-        wanted = np.concatenate([r.reshape(-1, r.shape[-1]) for _, r in pairs])
-        cosines = [cosine(answers[:, c], wanted[:, c]) for c in range(wanted.shape[1])]
-        agree = answers.argmax(axis=1) == wanted.argmax(axis=1)
-        top1 = float(agree.mean()) if wanted.shape[1] > 1 else None
-    else:
-        cosines = [cosine(a.ravel(), r.ravel()) for a, r in pairs]
-        top1 = None
+    near = nearness(task, pairs)
     measured = Parity(
         texts=len(reference.outputs),
         max_abs=max_abs,
         max_ref=max_ref,
-        min_cosine=min(cosines),
-        mean_cosine=float(np.mean(cosines)),
-        top1=top1,
+        min_cosine=min(near.cosines),
+        mean_cosine=float(np.mean(near.cosines)),
+        top1=near.top1,
         batch_cosine=batch_cosine,
         passed=True,
+        top5=near.top5,
     )
     return judge(measured, variant.precision, tolerance)
 
@@ -136,7 +145,9 @@ def judge(parity: Parity, precision: str, tolerance: Tolerance) -> Parity:
         need(parity.min_cosine >= least, f"min cosine {parity.min_cosine:.4f} is below {least}")
         mean = tolerance.int8_mean_cosine if int8 else least
         need(parity.mean_cosine >= mean, f"mean cosine {parity.mean_cosine:.4f} is below {mean}")
-    if parity.top1 is not None:
+    if parity.top5 is not None:  # of near-equal tokens the best one changes by rounding alone
+        need(parity.top5 >= tolerance.top1, f"top-5 {parity.top5:.4f} is below {tolerance.top1}")
+    elif parity.top1 is not None:
         need(parity.top1 >= tolerance.top1, f"top-1 {parity.top1:.4f} is below {tolerance.top1}")
     if parity.batch_cosine is not None:
         least = tolerance.batch_min_cosine
@@ -156,20 +167,38 @@ def _answers(
     if reference.batch is None:
         alone = [engine.run("main", case) for case in reference.inputs]
         return alone, _rows_cosine(engine, variant, reference)
-    batch, ports = reference.batch, variant.programs["main"].outputs
-    together = engine.encode(batch)
     alone, lowest = [], 1.0
-    for i in range(len(batch)):
-        one = engine.encode(batch.select([i]))
-        for port in ports:
-            per_token = "sequence" in port.shape
-            span = slice(batch.offsets[i], batch.offsets[i + 1]) if per_token else slice(i, i + 1)
-            mate = together[port.name][span]
-            lowest = min(lowest, cosine(one[port.name].ravel(), mate.ravel()))
-            if per_token:
-                one[port.name] = one[port.name][None]
-        alone.append(one)
+    for first, batch in _mixed_batches(reference.batch, variant.programs["main"].outputs):
+        together = engine.encode(batch)
+        for i in range(len(batch)):
+            one = engine.encode(batch.select([i]))
+            for port in variant.programs["main"].outputs:
+                per_token = "sequence" in port.shape
+                rows = (
+                    slice(batch.offsets[i], batch.offsets[i + 1]) if per_token else slice(i, i + 1)
+                )
+                mate = together[port.name][rows]
+                lowest = min(lowest, cosine(one[port.name].ravel(), mate.ravel()))
+                if per_token:
+                    one[port.name] = reference.counted(first + i, one[port.name][None])
+            alone.append(one)
     return alone, lowest
+
+
+def _mixed_batches(batch: RaggedBatch, ports: Sequence[Port]) -> Iterator[tuple[int, RaggedBatch]]:
+    """All texts, as a rule; where each token has a vocabulary of logits, so many as fit in memory.
+
+    Yields:
+        number of the first text, and the texts.
+    """
+    size = max(int(port.shape[-1]) for port in ports)
+    limit = max(1, MAX_ANSWER_VALUES // size)  # tokens
+    start = 0
+    for stop in range(1, len(batch) + 1):
+        last = stop == len(batch)
+        if last or batch.offsets[stop + 1] - batch.offsets[start] > limit:
+            yield start, batch.select(range(start, stop))
+            start = stop
 
 
 def _rows_cosine(engine: Engine, variant: Variant, reference: Reference) -> float | None:

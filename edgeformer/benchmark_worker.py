@@ -77,8 +77,14 @@ def make_call(model: "Model", path: str, workload: dict[str, Any]) -> Callable[[
     """The call to time: the task's verb on the texts, or ``run`` on the golden input."""
     texts = workload["texts"]
     if workload["kind"] == "text":
-        verbs = {"embedding": "embed", "classification": "classify", "token-classification": "tag"}
-        verb = getattr(model, verbs[model.manifest.model.task])
+        from edgeformer.runtime.model import VERBS
+        from edgeformer.workload import question_and_context
+
+        task = model.manifest.model.task
+        if task == "question-answering":
+            questions, contexts = map(list, zip(*map(question_and_context, texts), strict=True))
+            return lambda: model.answer(questions, contexts)
+        verb = getattr(model, VERBS[task])
         return lambda: verb(texts)
     inputs = golden_inputs(path, model.variant.programs["main"].inputs)
     return lambda: model.run(**inputs)

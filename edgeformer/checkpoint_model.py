@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 VARIANT = "pytorch"
 
+EVALUATED_TASKS = ("embedding", "classification", "token-classification")
+
 
 def open_checkpoint(folder: Path, threads: int | None = None) -> Model:
     """The checkpoint as a Model whose only variant is ``pytorch``.
@@ -44,7 +46,7 @@ def open_checkpoint(folder: Path, threads: int | None = None) -> Model:
         ModelError: not a model, or one that bundles have no task for.
         EngineError: a package of the extra ``convert`` is missing.
     """
-    from edgeformer.pipeline import BUNDLE_TASKS, need_extra
+    from edgeformer.pipeline import need_extra
 
     need_extra()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -57,11 +59,11 @@ def open_checkpoint(folder: Path, threads: int | None = None) -> Model:
 
     with quiet_libraries():
         loaded = load_checkpoint(folder)
-    if loaded.task not in BUNDLE_TASKS or loaded.tokenizer_json is None:
+    if loaded.task not in EVALUATED_TASKS or loaded.tokenizer_json is None:
         raise ModelError(
             f"{folder} is a model of {loaded.task}{'' if loaded.tokenizer_json else ' on images'},"
             " which has no table of labelled texts",
-            hint=f"tasks that have one: {', '.join(BUNDLE_TASKS)}",
+            hint=f"tasks that have one: {', '.join(EVALUATED_TASKS)}",
         )
     if threads is not None:
         torch.set_num_threads(available_threads(threads))

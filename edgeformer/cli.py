@@ -13,7 +13,7 @@ import sys
 import types
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -25,22 +25,14 @@ from edgeformer.cli_common import (
     print_result,
     progress_option,
     say,
+    split_names,
 )
 from edgeformer.cli_compress import compress, recipes
-from edgeformer.cli_device import doctor, inspect, run, tune
+from edgeformer.cli_device import doctor, inspect, tune
 from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.cli_reports import compare, evaluate
+from edgeformer.cli_run import run
 from edgeformer.errors import EdgeFormerError
-
-
-def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """``a,b`` as a tuple without repetitions; None stays."""
-    if value is None:
-        return None
-    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    if not names:
-        raise click.BadParameter("names, separated by commas", ctx, parameter)
-    return names
 
 
 @click.group(
@@ -58,12 +50,23 @@ def commands() -> None:
 @click.option("--profile", required=True, metavar="NAME|FILE", help="Device profile.")
 @click.option("-o", "--output", required=True, metavar="PATH", help="Bundle to write.")
 @click.option(
-    "--engines", metavar="A,B", callback=_split, help="Of onnx, tflite, numpy. Default: profile's."
+    "--engines",
+    metavar="A,B",
+    callback=split_names,
+    help="Of onnx, tflite, numpy. Default: profile's.",
 )
 @click.option(
-    "--precision", metavar="A,B", callback=_split, help="Of int8, fp32, fp16. Default: profile's."
+    "--precision",
+    metavar="A,B",
+    callback=split_names,
+    help="Of int8, fp32, fp16. Default: profile's.",
 )
-@click.option("--task", metavar="NAME", help="embedding, classification or token-classification.")
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="embedding, classification, token-classification, question-answering or fill-mask."
+    " Default: the checkpoint's.",
+)
 @click.option("--max-length", type=click.IntRange(min=3), help="Most tokens of one text.")
 @click.option("--calibration", metavar="FILE", help="Texts like those to come: .jsonl .csv .txt.")
 @click.option("--golden", metavar="FILE", help="Texts of the self-test. Default: ours.")
@@ -111,8 +114,9 @@ def convert(
         say(f"note: {notice}")
     print_result(asdict(report), cli_text.conversion_text(report), as_json)
     where = shlex.quote(str(report.path))
-    if report.manifest.model.task != "module":
-        say(f'next: edgeformer run {where} "a sentence"')
+    example = cli_text.run_example(report.manifest)
+    if example:
+        say(f"next: edgeformer run {where} {example}")
     say(f"next: edgeformer benchmark {where}")
 
 

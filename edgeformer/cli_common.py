@@ -25,6 +25,16 @@ progress_option = click.option(
 )
 
 
+def split_names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """``a,b`` as a tuple without repetitions; None stays. A callback of options."""
+    if value is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not names:
+        raise click.BadParameter("names, separated by commas", ctx, parameter)
+    return names
+
+
 class Commands(click.Group):
     """A group that suggests the nearest command."""
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from edgeformer.device_profiles.profile import DeviceProfile
     from edgeformer.doctor import Diagnosis, EngineCheck, ExtraCheck
     from edgeformer.inspection import Verification
-    from edgeformer.runtime.answers import Label, Span
+    from edgeformer.runtime.answers import Answer, Fill, Label, Span
     from edgeformer.runtime.manifest import Manifest, Variant
 
 
@@ -80,6 +80,31 @@ def labels_text(labels: "Sequence[Label]") -> str:
 def spans_text(spans: "Sequence[Span]") -> str:
     """One line for each span: label, score, characters, text."""
     return "\n".join(f"{s.label}\t{s.score:.4f}\t{s.start}:{s.end}\t{s.text}" for s in spans)
+
+
+def answers_text(answers: "Sequence[Answer]") -> str:
+    """One line for each answer: text, score, characters of the context."""
+    return "\n".join(
+        f"{' '.join(a.text.split())}\t{a.score:.4f}\t{a.start}:{a.end}" for a in answers
+    )
+
+
+def fills_text(fills: "Sequence[Fill]") -> str:
+    """One line for each token of a mask: token, score, the text with it."""
+    return "\n".join(f"{fill.token}\t{fill.score:.4f}\t{fill.text}" for fill in fills)
+
+
+def run_example(manifest: "Manifest") -> str:
+    """What to type behind `edgeformer run BUNDLE`; empty for a module, which takes arrays."""
+    card = manifest.model
+    if card.task == "module" or (manifest.takes_images and card.image is None):
+        return ""
+    if manifest.takes_images:
+        return "--image FILE"
+    return {
+        "question-answering": '"a question?" --context FILE',
+        "fill-mask": f'"a {card.mask_token} with one word left out"',
+    }.get(card.task, '"a sentence"')
 
 
 def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:

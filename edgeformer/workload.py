@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeformer.runtime.tokenizer import Tokenizer
 
 DEFAULT_TOKENS = 128
+QUESTION_WORDS = 8
 SENTENCES = (
     "The ferry leaves the harbour at seven and comes back before the tide turns.",
     "She wrote the measurements down twice, because the first notebook had been left in the rain.",
@@ -67,11 +68,30 @@ def make_workload(
     if text is not None:
         return Workload("text", (text,) * batch, batch, min(len(tokenizer.encode(text)), longest))
     wanted = min(DEFAULT_TOKENS, longest) if tokens is None else tokens
-    least = tokenizer.num_special_tokens() + 1
+    added = _added_tokens(bundle, tokenizer)
+    least = tokenizer.num_special_tokens() + 1 + added
     if not least <= wanted <= longest:
         raise UsageError(f"--tokens {wanted} is outside {least} to {longest}, what the model takes")
-    texts = tuple(text_of_length(tokenizer, wanted, start) for start in range(batch))
-    return Workload("text", texts, batch, max(len(tokenizer.encode(text)) for text in texts))
+    texts = tuple(text_of_length(tokenizer, wanted - added, start) for start in range(batch))
+    longest = max(len(tokenizer.encode(text)) for text in texts) + added
+    mask = manifest.model.mask_token
+    if mask:
+        texts = tuple(f"{text} {mask}" for text in texts)
+    return Workload("text", texts, batch, longest)
+
+
+def _added_tokens(bundle: "Bundle", tokenizer: "Tokenizer") -> int:
+    """What the task adds to a text: a mask, or the special tokens between question and context."""
+    if bundle.manifest.model.task == "question-answering":
+        return tokenizer.num_special_tokens(pair=True) - tokenizer.num_special_tokens()
+    return 1 if bundle.manifest.model.mask_token else 0
+
+
+def question_and_context(text: str) -> tuple[str, str]:
+    """A text as a question, its first words, and a context, the others."""
+    words = text.split(" ")
+    size = min(QUESTION_WORDS, max(1, len(words) // 2))
+    return " ".join(words[:size]), " ".join(words[size:])
 
 
 def _golden_rows(bundle: "Bundle") -> int:

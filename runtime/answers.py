@@ -1,4 +1,4 @@
-"""From a program's arrays to what a person asked for: labels, spans, one vector per text.
+"""What a person asked for: labels, spans, answers, filled masks; and arithmetic that verbs share.
 
 Pure functions over numpy arrays; models, engines and tokenizers are not known here.
 """
@@ -26,6 +26,39 @@ class Span:
     score: float
     start: int
     end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A piece of the context that answers a question: ``context[start:end]`` in characters.
+
+    Attributes:
+        text: the piece; empty where the best answer is that the context holds none.
+        score: probability of its first token times that of its last, within their window.
+        start, end: characters of the context; both 0 for no answer.
+        null_score: the same score of "no answer", the lowest over the context's windows.
+    """
+
+    text: str
+    score: float
+    start: int
+    end: int
+    null_score: float
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One token for a mask.
+
+    Attributes:
+        token: the token as it reads, ``##ly`` where it continues a word.
+        score: its probability, over the whole vocabulary.
+        text: the text with this mask filled; other masks stay.
+    """
+
+    token: str
+    score: float
     text: str
 
 

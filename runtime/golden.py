@@ -7,7 +7,7 @@ found too) or, for a plain module, input arrays; and for each the reference outp
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,22 @@ class GoldenCase:
         text: the input of a text model, else empty.
         inputs: named input arrays as nested lists; for a text its ``input_ids`` (1, length).
         outputs: named reference outputs as nested lists.
+        pair: the second text, empty if there is none.
+        every: of the outputs' last dimension each ``every``-th value is stored.
     """
 
     text: str
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    pair: str = ""
+    every: int = 1
 
 
 def dump_golden(cases: Sequence[GoldenCase]) -> bytes:
-    """The cases as JSON."""
-    data = {"cases": [asdict(case) for case in cases]}
+    """The cases as JSON; a field that has its default is left out."""
+    rows = [asdict(case) for case in cases]
+    defaults = {field.name: field.default for field in fields(GoldenCase)}
+    data = {"cases": [{k: v for k, v in row.items() if v != defaults[k]} for row in rows]}
     return (json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n").encode("ascii")
 
 
@@ -57,6 +63,8 @@ def parse_golden(data: bytes) -> tuple[GoldenCase, ...]:
         raise BundleError(f"golden.json cannot be read: {error}") from None
     if not cases:
         raise BundleError("golden.json has no case")
+    if any(type(case.every) is not int or case.every < 1 for case in cases):
+        raise BundleError("golden.json stores each n-th value, and n is not 1 or more")
     return cases
 
 
@@ -94,12 +102,14 @@ def check_golden(
     pairs: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {name: [] for name in names}
     for case in cases:
         if case.text and tokenizer is not None:
-            ids = tokenizer.encoding(case.text, max_length=max_length).ids
+            pair = case.pair or None
+            ids = tokenizer.encoding(case.text, pair, max_length=max_length).ids
             if [ids] != case.inputs["input_ids"]:
                 raise EngineError(f"self-test: the tokenizer reads {case.text!r} differently here")
         answers = engine.run("main", {k: np.asarray(v) for k, v in case.inputs.items()})
         for name in names:
             answer, reference = answers[name], np.asarray(case.outputs[name])
+            answer = answer[..., :: case.every] if case.every > 1 else answer
             if answer.shape != reference.shape or not np.all(np.isfinite(answer)):
                 raise EngineError(f"self-test: {name} of {variant.id} is not a number or misshapen")
             pairs[name].append((answer.ravel(), reference.ravel()))

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 import tokenizers
 
 from edgeformer.errors import BundleError
-from edgeformer.runtime.tokenizer import Encoding, check_texts, longest_first, room_for_tokens
+from edgeformer.runtime.tokenizer import (
+    Encoding,
+    append_piece,
+    check_texts,
+    longest_first,
+    room_for_tokens,
+)
 from edgeformer.runtime.tokenizer_json import pad_token_id
 from edgeformer.runtime.wordpiece import without_surrogates
 
@@ -42,10 +48,33 @@ class HfTokenizer:
         if unk_id is None and isinstance(model.get("unk_token"), str):
             unk_id = self._tokenizer.token_to_id(model["unk_token"])
         self.unk_id: int | None = unk_id
+        self._prefix = model.get("continuing_subword_prefix")
+        self._joins_pieces = model.get("type") == "WordPiece" and isinstance(self._prefix, str)
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many tokens the template adds to one text, or to a pair."""
         return int(self._tokenizer.num_special_tokens_to_add(pair))
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token as the vocabulary spells it, special ones too; ``None`` if it has none."""
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        return token_id
+
+    def token(self, token_id: int) -> str:
+        """A token as it reads alone, without the space before it; empty for an unknown id."""
+        return self._decode([token_id]).strip(" ")
+
+    def append(self, text: str, token_id: int) -> str:
+        """``text`` with a token behind it: joined on if the token continues a word."""
+        if self._joins_pieces:
+            return append_piece(text, self.token(token_id), self._prefix)
+        # A decoder may drop the space before the first token, never that before the second.
+        alone, twice = self._decode([token_id]), self._decode([token_id] * 2)
+        piece = twice.removeprefix(alone)
+        return text + (piece.lstrip(" ") if not text or text[-1].isspace() else piece)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
         """Token ids, special tokens included, never truncated."""

@@ -11,6 +11,10 @@ from edgeformer.errors import BundleError
 
 SCHEMA_VERSION = 1
 
+# A field that schema 1 got later: a manifest leaves it out where it has its default, so that
+# bundles that do not need it read and compare as before.
+_ADDED = {"added": True}
+
 
 @dataclass(frozen=True)
 class Port:
@@ -64,6 +68,8 @@ class Parity:
             where the program takes no batch.
         passed: True if every figure is within the profile's tolerance.
         failures: one sentence for each figure that is not.
+        top5: for ``fill-mask`` the share of masks whose best token is among the variant's five
+            best; else None.
     """
 
     texts: int
@@ -75,6 +81,7 @@ class Parity:
     batch_cosine: float | None
     passed: bool
     failures: tuple[str, ...] = ()
+    top5: float | None = field(default=None, metadata=_ADDED)
 
 
 @dataclass(frozen=True)
@@ -105,20 +112,45 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class ImageInput:
+    """How an image becomes ``pixel_values``, in the order of the attributes.
+
+    Attributes:
+        resize: (height, width) in pixels; one number for the shorter edge, the other in
+            proportion; empty for images that are not resized.
+        resample: ``bilinear``, ``bicubic`` or ``lanczos``, as Pillow does it.
+        crop: (height, width) of the middle that is kept; empty for all.
+        scale: factor from 0..255 to what ``mean`` and ``std`` are of.
+        mean, std: of each channel: taken off, and divided by.
+    """
+
+    resize: tuple[int, ...]
+    resample: str
+    crop: tuple[int, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What the model is and what its answers mean.
 
     Attributes:
         name: folder or class it was made from.
         family: ``bert``, another Hugging Face ``model_type``, or ``module``.
-        task: ``embedding``, ``classification``, ``token-classification`` or ``module`` (a plain
-            nn.Module: only ``run``).
-        labels: class names in order of the logits; empty for other tasks.
+        task: ``embedding``, ``classification``, ``token-classification``, ``question-answering``,
+            ``fill-mask`` or ``module`` (a plain nn.Module: only ``run``).
+        labels: class names in order of the logits (``start``, ``end`` for question answering);
+            empty for other tasks.
         problem_type: ``single_label``, ``multi_label`` or ``regression`` for classifiers.
         pooling: ``mean`` or ``cls`` for embeddings, else empty. Pooling is inside the programs.
         normalized: True if embeddings have unit length.
         max_length: most tokens of one input, special tokens included; 0 for a plain module.
         parameters: number of trained values, shared ones counted once.
+        mask_token: what ``fill-mask`` fills, as texts spell it; else empty.
+        image: how images are prepared; None for models of texts, and where the checkpoint does not
+            say.
     """
 
     name: str
@@ -130,6 +162,8 @@ class ModelCard:
     normalized: bool = False
     max_length: int = 0
     parameters: int = 0
+    mask_token: str = field(default="", metadata=_ADDED)
+    image: ImageInput | None = field(default=None, metadata=_ADDED)
 
 
 @dataclass(frozen=True)
@@ -170,6 +204,12 @@ class Manifest:
     recipe: str = ""
     forced: bool = False
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def takes_images(self) -> bool:
+        """True if the model reads ``pixel_values``, not texts."""
+        ports = self.variants[0].programs["main"].inputs
+        return any(port.name == "pixel_values" for port in ports)
 
     def variant(self, variant_id: str) -> Variant:
         """The variant of that id. Raises BundleError, naming those there are."""

@@ -9,13 +9,22 @@ touches the disk.
 
 import hashlib
 import json
+import math
 import re
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from edgeformer.errors import BundleError
-from edgeformer.runtime.manifest import SCHEMA_VERSION, Manifest
+from edgeformer.runtime.manifest import (
+    SCHEMA_VERSION,
+    ImageInput,
+    Manifest,
+    ModelCard,
+    Parity,
+    Port,
+)
 from edgeformer.runtime.records import build
 
 
@@ -28,12 +37,25 @@ def digest(data: dict[str, Any]) -> str:
 
 def manifest_digest(manifest: Manifest) -> str:
     """The ``digest`` that ``dump_manifest`` writes."""
-    return digest(asdict(manifest))
+    return digest(_plain_data(manifest))
+
+
+def _plain_data(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as it is written: without fields that were added later and are not used."""
+    data = asdict(manifest)
+    records: list[tuple[ModelCard | Parity | None, Any]] = [(manifest.model, data["model"])]
+    for variant, row in zip(manifest.variants, data["variants"], strict=True):
+        records.append((variant.parity, row["parity"]))
+    for record, row in records:
+        for added in fields(record) if record else ():
+            if added.metadata.get("added") and row[added.name] == added.default:
+                del row[added.name]
+    return data
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as indented JSON with its digest."""
-    data = asdict(manifest)
+    data = _plain_data(manifest)
     data["digest"] = digest(data)
     return (json.dumps(data, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
@@ -108,10 +130,20 @@ def _check_values(manifest: Manifest) -> None:
     need(bool(manifest.variants), "there is no variant")
     need(manifest.threads >= 1, "threads is below 1")
     need(manifest.model.task in _TASKS, f"unknown task {manifest.model.task!r}")
+    masks = manifest.model.task == "fill-mask"
+    need(masks == bool(manifest.model.mask_token), "mask_token goes with fill-mask")
+    if manifest.model.image is not None:
+        for variant in manifest.variants:
+            main = variant.programs.get("main")
+            _check_image(manifest.model.image, main.inputs if main else (), need)
     for variant in manifest.variants:
         need("main" in variant.programs, f"variant {variant.id!r} has no program 'main'")
         need(variant.engine in manifest.engines, f"engine {variant.engine!r} is not listed")
         need(variant.precision in _PRECISIONS, f"unknown precision {variant.precision!r}")
+        if manifest.model.task != "module":
+            sizes = [port.shape[-1:] for port in variant.programs["main"].outputs]
+            whole = all(type(n) is int and n > 0 for size in sizes for n in size)
+            need(whole and all(sizes), "an answer has no number of values")
         ports = [q for p in variant.programs.values() for q in (*p.inputs, *p.outputs)]
         for port in ports:
             need(port.dtype in _DTYPES, f"{port.name}: unknown dtype {port.dtype!r}")
@@ -123,7 +155,31 @@ def _check_values(manifest: Manifest) -> None:
             )
 
 
-_TASKS = ("embedding", "classification", "token-classification", "module")
+def _check_image(
+    image: ImageInput, ports: tuple[Port, ...], need: Callable[[bool, str], None]
+) -> None:
+    (name, shape) = (ports[0].name, ports[0].shape) if len(ports) == 1 else ("", ())
+    whole = len(shape) == 4 and all(isinstance(n, int) for n in shape[1:])
+    need(name == "pixel_values" and whole, "image goes with pixel_values of one size")
+    need(len(image.mean) == len(image.std) == shape[1], "image needs mean and std of each channel")
+    numbers = (image.scale, *image.mean, *image.std)
+    need(all(math.isfinite(n) for n in numbers), "a number of image is infinite")
+    need(len(image.resize) <= 2 and len(image.crop) in (0, 2), "image has no size of that form")
+    need(all(0 < n <= MAX_IMAGE_EDGE for n in (*image.resize, *image.crop)), "an image of no size")
+    need(image.resample in _RESAMPLES, f"unknown resample {image.resample!r}")
+    need(all(image.std), "a std of image is 0")
+
+
+_TASKS = (
+    "embedding",
+    "classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+    "module",
+)
+_RESAMPLES = ("bilinear", "bicubic", "lanczos")
+MAX_IMAGE_EDGE = 1 << 14  # pixels
 _PRECISIONS = ("fp32", "fp16", "int8")
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _DEFAULT = re.compile(r"ones|zeros|positions\+\d{1,9}")

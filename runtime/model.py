@@ -1,79 +1,44 @@
-"""The task API: a bundle opened with one engine, text in, answers out.
+"""The task API: a bundle opened with one engine, text or images in, answers out.
 
     from edgeformer.runtime import load
 
     with load("model.edge") as model:
         model.embed(["a sentence", "another"])      # float32 (2, 384)
 
-What is inside: bundle -> tokenizer -> RaggedBatch -> engine -> answers. str in, one result; list
-in, list out; nothing here pads, and nothing here knows which engine runs. A long list is run some
-texts at a time, so that memory does not grow with it beyond the answers.
+What is inside: bundle -> tokenizer -> RaggedBatch -> engine -> answers. One input, one result; a
+list in, a list out. Nothing here pads, and nothing here knows which engine runs. The work of each
+verb is a module of ``runtime/tasks``, imported when the verb is first called (docs/tasks.md).
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import EdgeFormerError, InputError
-from edgeformer.runtime.answers import (
-    Label,
-    Span,
-    Word,
-    group_words,
-    merge_windows,
-    probabilities,
-    spans,
-    top_labels,
-)
 from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.calls import Call, CallStats
 from edgeformer.runtime.dispatch import Dispatcher
 from edgeformer.runtime.manifest import Manifest, Variant
-from edgeformer.runtime.text import TextRows, encode_in_chunks
 from edgeformer.runtime.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from edgeformer.runtime.answers import Answer, Label, Span, Word
 
-@dataclass(frozen=True)
-class CallStats:
-    """What the last call did: texts, tokens run, and what did not fit.
+Texts = list[str] | tuple[str, ...]
+Image = NDArray[Any]
+Images = list[Image] | tuple[Image, ...]
 
-    Attributes:
-        texts: texts of the call.
-        tokens: tokens that went through the model, special tokens included.
-        truncated_texts, truncated_tokens: what ``on_long="truncate"`` cut off.
-        windows: inputs run; above ``texts`` where ``on_long="window"`` split some.
-        variants: ids of the variants that answered.
-        tokenize_seconds: time from texts to token ids; ``model_seconds``: from there to the
-            program's outputs. What is left of the call builds the answers.
-    """
-
-    texts: int = 0
-    tokens: int = 0
-    truncated_texts: int = 0
-    truncated_tokens: int = 0
-    windows: int = 0
-    variants: tuple[str, ...] = ()
-    tokenize_seconds: float = field(default=0.0, compare=False)
-    model_seconds: float = field(default=0.0, compare=False)
-
-    def plus(
-        self, rows: TextRows, variants: tuple[str, ...], clock: tuple[float, float, float]
-    ) -> "CallStats":
-        """With the figures of more texts of the same call; ``clock``: begun, tokenized, run."""
-        begun, tokenized, run = clock
-        return CallStats(
-            texts=self.texts + rows.texts,
-            tokens=self.tokens + len(rows.batch.ids),
-            truncated_texts=self.truncated_texts + rows.truncated_texts,
-            truncated_tokens=self.truncated_tokens + rows.truncated_tokens,
-            windows=self.windows + len(rows.batch),
-            variants=tuple(dict.fromkeys(self.variants + variants)),
-            tokenize_seconds=self.tokenize_seconds + tokenized - begun,
-            model_seconds=self.model_seconds + run - tokenized,
-        )
+# task -> the method of Model that answers it
+VERBS = {
+    "embedding": "embed",
+    "classification": "classify",
+    "token-classification": "tag",
+    "question-answering": "answer",
+    "fill-mask": "fill_mask",
+    "module": "run",
+}
 
 
 class Model:
@@ -159,147 +124,274 @@ class Model:
         return self._dispatcher.run(program, inputs)
 
     @overload
-    def embed(self, texts: str, *, on_long: str = "truncate") -> NDArray[np.float32]: ...
+    def embed(self, inputs: str | Image, *, on_long: str = "truncate") -> NDArray[np.float32]: ...
     @overload
     def embed(
-        self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate"
+        self, inputs: Texts | Images, *, on_long: str = "truncate"
     ) -> NDArray[np.float32]: ...
-    def embed(self, texts: Any, *, on_long: str = "truncate") -> NDArray[np.float32]:
-        """Embed one text, float32 (hidden,), or a list of them, float32 (texts, hidden).
+    def embed(self, inputs: Any, *, on_long: str = "truncate") -> NDArray[np.float32]:
+        """Embed one text or image, float32 (hidden,), or a list of them, float32 (inputs, hidden).
 
         Args:
-            texts: a text or a list; empty text and empty list are valid.
+            inputs: a text or a list; empty text and empty list are valid. For a bundle of images
+                a numpy array (height, width, channels), uint8 or floats from 0 to 1, or a list.
             on_long: what to do with a text above ``manifest.model.max_length`` tokens:
                 ``truncate`` (counted in ``last_call``), ``window`` (mean over windows, weighted
                 by tokens) or ``error``.
+
+        Raises:
+            InputError: another task, or inputs of another kind.
         """
-        self._need("embedding")
-        strings = _as_list(texts)
-        answers: NDArray[np.float32] | None = None
-        done = 0
-        for rows, vectors in self._encode(strings, None, on_long, "embedding"):
-            if rows.windowed:
-                vectors = merge_windows(vectors, rows.owners, rows.batch.lengths, rows.texts)
-                if self.manifest.model.normalized:
-                    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-                    vectors = vectors / np.maximum(norms, 1e-12)
-            if answers is None:  # filled piece by piece: joining pieces would take twice the memory
-                answers = np.empty((len(strings), vectors.shape[1]), vectors.dtype)
-            answers[done : done + len(vectors)] = vectors
-            done += len(vectors)
-        assert answers is not None  # even no text is one piece
-        return np.asarray(answers[0]) if isinstance(texts, str) else answers
+        call = self._call("embedding")
+        if self._takes_images:
+            from edgeformer.runtime.tasks.images import answer_images
+
+            vectors = answer_images(call, inputs, "embedding")
+        else:
+            from edgeformer.runtime.tasks.embedding import embed_texts
+
+            vectors = embed_texts(call, _as_list(inputs), on_long)
+        self.last_call = call.stats
+        return np.asarray(vectors[0]) if _is_one(inputs) else vectors
 
     @overload
     def classify(
         self,
-        texts: str,
+        inputs: str | Image,
         pair: str | None = None,
         *,
         top_k: int | None = 1,
+        candidates: Sequence[str] | None = None,
+        hypothesis: str | None = None,
+        multi_label: bool = False,
         on_long: str = "truncate",
-    ) -> list[Label]: ...
+    ) -> "list[Label]": ...
     @overload
     def classify(
         self,
-        texts: list[str] | tuple[str, ...],
-        pair: list[str] | tuple[str, ...] | None = None,
+        inputs: Texts | Images,
+        pair: Texts | None = None,
         *,
         top_k: int | None = 1,
+        candidates: Sequence[str] | None = None,
+        hypothesis: str | None = None,
+        multi_label: bool = False,
         on_long: str = "truncate",
-    ) -> list[list[Label]]: ...
+    ) -> "list[list[Label]]": ...
     def classify(
-        self, texts: Any, pair: Any = None, *, top_k: int | None = 1, on_long: str = "truncate"
+        self,
+        inputs: Any,
+        pair: Any = None,
+        *,
+        top_k: int | None = 1,
+        candidates: Any = None,
+        hypothesis: str | None = None,
+        multi_label: bool = False,
+        on_long: str = "truncate",
     ) -> Any:
-        """The best labels of one text (list of Label) or of each of a list (list of lists).
+        """The best labels of one text or image, list of Label, or of each of a list, list of lists.
 
         Args:
-            texts: a text or a list.
+            inputs: a text or a list; for a bundle of images as in ``embed``.
             pair: the second text of each, for models of sentence pairs.
             top_k: how many labels, best first; None for all. A regression has one.
+            candidates: labels of your own, for models of natural language inference (zero-shot).
+            hypothesis: what a text of a candidate entails; None for ``"This example is {}."``.
+            multi_label: each candidate is true or false by itself, else exactly one is true.
             on_long: ``truncate`` (the longer of a pair first), ``window`` (mean of the windows'
-                logits; not for pairs) or ``error``.
+                logits; not for pairs and candidates) or ``error``.
+
+        Raises:
+            InputError: another task, or inputs or arguments of another kind.
         """
-        self._need("classification")
-        card = self.manifest.model
-        seconds = None if pair is None else _as_list(pair)
-        labels: list[list[Label]] = []
-        for rows, logits in self._encode(_as_list(texts), seconds, on_long, "logits"):
-            if rows.windowed:
-                logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
-            scores = probabilities(logits, card.problem_type)
-            labels += [top_labels(row, card.labels, top_k) for row in scores]
-        return labels[0] if isinstance(texts, str) else labels
+        from edgeformer.runtime.tasks import classification as task
+
+        call = self._call("classification")
+        wanted = task.make_candidates(candidates, hypothesis, multi_label)
+        if pair is not None and (wanted or self._takes_images):
+            raise InputError(
+                "a second text goes neither with candidates nor with images", hint="leave pair out"
+            )
+        if self._takes_images:
+            labels = task.classify_images(call, inputs, wanted, top_k)
+        elif wanted:
+            labels = task.classify_candidates(call, _as_list(inputs), wanted, top_k, on_long)
+        else:
+            seconds = None if pair is None else _as_list(pair)
+            labels = task.classify_texts(call, _as_list(inputs), seconds, top_k, on_long)
+        self.last_call = call.stats
+        return labels[0] if _is_one(inputs) else labels
 
     @overload
-    def tag(self, texts: str, *, on_long: str = "truncate") -> list[Span]: ...
+    def tag(self, texts: str, *, on_long: str = "truncate") -> "list[Span]": ...
     @overload
-    def tag(
-        self, texts: list[str] | tuple[str, ...], *, on_long: str = "truncate"
-    ) -> list[list[Span]]: ...
+    def tag(self, texts: Texts, *, on_long: str = "truncate") -> "list[list[Span]]": ...
     def tag(self, texts: Any, *, on_long: str = "truncate") -> Any:
         """Find labelled spans, with character offsets, in one text or in each of a list.
 
         A word takes the label of its first piece; B-/I- prefixes join words. Long texts: see
         ``embed``; with ``window`` the windows' words follow each other.
         """
-        strings = _as_list(texts)
-        words = self.tag_words(strings, on_long=on_long)
-        found = [spans(text, group) for text, group in zip(strings, words, strict=True)]
-        return found[0] if isinstance(texts, str) else found
+        from edgeformer.runtime.tasks.tagging import tag_texts
 
-    def tag_words(self, texts: list[str], *, on_long: str = "truncate") -> list[list[Word]]:
+        call = self._call("token-classification")
+        found = tag_texts(call, _as_list(texts), on_long)
+        self.last_call = call.stats
+        return found[0] if _is_one(texts) else found
+
+    def tag_words(self, texts: list[str], *, on_long: str = "truncate") -> "list[list[Word]]":
         """The words of each text as the tokenizer cuts them, each with its best label: what
         ``tag`` makes spans of. Words that did not fit are absent."""
-        self._need("token-classification")
-        names = self.manifest.model.labels
-        found: list[list[Word]] = []
-        for rows, logits in self._encode(_as_list(texts), None, on_long, "logits", offsets=True):
-            scores = probabilities(logits, "single_label")
-            words: list[list[Word]] = [[] for _ in range(rows.texts)]
-            bounds = rows.batch.offsets
-            for i, owner in enumerate(rows.owners):
-                part = scores[bounds[i] : bounds[i + 1]]
-                words[owner] += group_words(part, names, rows.char_offsets[i], rows.word_ids[i])
-            found += words
+        from edgeformer.runtime.tasks.tagging import tag_words
+
+        call = self._call("token-classification")
+        found = tag_words(call, _as_list(texts), on_long)
+        self.last_call = call.stats
         return found
 
-    def _need(self, task: str) -> None:
-        have = self.manifest.model.task
-        if have == task:
-            return
-        verbs = {"embedding": "embed", "classification": "classify", "token-classification": "tag"}
-        raise InputError(
-            f"this bundle's task is {have}, not {task}",
-            hint=f"call model.{verbs.get(have, 'run')}(...)",
-        )
-
-    def _encode(
+    @overload
+    def answer(
         self,
-        texts: list[str],
-        pair: list[str] | None,
-        on_long: str,
-        output: str,
-        offsets: bool = False,
-    ) -> Iterator[tuple[TextRows, NDArray[Any]]]:
-        """The texts' rows and their answers, some texts at a time."""
-        longest, stats = self.manifest.model.max_length, CallStats()
-        clock = time.perf_counter
-        begun = clock()
-        chunks = encode_in_chunks(self.tokenizer, texts, pair, longest, on_long, offsets)
-        for rows in chunks:
-            tokenized = clock()
-            encoded = self._dispatcher.encode(rows.batch)
-            stats = stats.plus(rows, encoded.variants, (begun, tokenized, clock()))
-            yield rows, encoded.outputs[output]
-            begun = clock()  # what the caller made of them is neither
-        self.last_call = stats
+        question: str,
+        context: str,
+        *,
+        top_k: None = None,
+        no_answer: bool = True,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+        on_long: str = "window",
+    ) -> "Answer": ...
+    @overload
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int,
+        no_answer: bool = True,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+        on_long: str = "window",
+    ) -> "list[Answer]": ...
+    @overload
+    def answer(
+        self,
+        question: Texts,
+        context: Texts,
+        *,
+        top_k: None = None,
+        no_answer: bool = True,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+        on_long: str = "window",
+    ) -> "list[Answer]": ...
+    @overload
+    def answer(
+        self,
+        question: Texts,
+        context: Texts,
+        *,
+        top_k: int,
+        no_answer: bool = True,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+        on_long: str = "window",
+    ) -> "list[list[Answer]]": ...
+    def answer(
+        self,
+        question: Any,
+        context: Any,
+        *,
+        top_k: int | None = None,
+        no_answer: bool = True,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+        on_long: str = "window",
+    ) -> Any:
+        """Find the piece of a context that answers a question, or do so for a list of each.
+
+        Args:
+            question: a text or a list.
+            context: where the answer is looked for, one for each question; empty is valid.
+            top_k: None for the best answer, a number for a list of so many, best first.
+            no_answer: "no answer" may win: ``Answer.text`` is empty then. Its score is in
+                ``Answer.null_score`` anyway.
+            max_answer_tokens: longest answer.
+            stride: tokens that neighbouring windows share; None for 128, or half of what fits
+                behind the question where that is less.
+            on_long: what to do with a context that does not fit behind its question: ``window``
+                (overlapping pieces, the best answer of any), ``truncate`` or ``error``.
+
+        Raises:
+            InputError: another task, or arguments that make no sense.
+        """
+        from edgeformer.runtime.tasks.answering import AnswerSettings, answer_questions
+
+        call = self._call("question-answering")
+        settings = AnswerSettings(
+            1 if top_k is None else top_k, stride, max_answer_tokens, no_answer, on_long
+        )
+        answers = answer_questions(call, _as_list(question), _as_list(context), settings)
+        self.last_call = call.stats
+        found = answers if top_k is not None else [best[0] for best in answers]
+        return found[0] if _is_one(question) else found
+
+    @overload
+    def fill_mask(self, texts: str, *, top_k: int = 5, on_long: str = "truncate") -> list[Any]: ...
+    @overload
+    def fill_mask(
+        self, texts: Texts, *, top_k: int = 5, on_long: str = "truncate"
+    ) -> list[list[Any]]: ...
+    def fill_mask(self, texts: Any, *, top_k: int = 5, on_long: str = "truncate") -> Any:
+        """The likeliest tokens for the mask of one text, or of each of a list.
+
+        Args:
+            texts: a text or a list, each with one ``manifest.model.mask_token`` or more.
+            top_k: how many tokens, best first.
+            on_long: what to do with a text that does not fit: ``truncate`` (a mask that is cut off
+                is an error), ``window`` (a mask is filled from its own window) or ``error``.
+
+        Returns:
+            list of Fill; of a text with several masks a list of those, one for each mask.
+
+        Raises:
+            InputError: another task, or a text without a mask.
+        """
+        from edgeformer.runtime.tasks.filling import fill_masks
+
+        call = self._call("fill-mask")
+        filled = fill_masks(call, _as_list(texts), top_k, on_long)
+        self.last_call = call.stats
+        found = [masks[0] if len(masks) == 1 else masks for masks in filled]
+        return found[0] if _is_one(texts) else found
+
+    @property
+    def _takes_images(self) -> bool:
+        return self.manifest.takes_images
+
+    def _call(self, task: str) -> Call:
+        """A call of the verb for ``task``. Raises InputError where the bundle has another one."""
+        card = self.manifest.model
+        if card.task != task:
+            raise InputError(
+                f"this bundle's task is {card.task}, not {task}",
+                hint=f"call model.{VERBS[card.task]}(...)",
+            )
+        return Call(card, self._dispatcher, None if self._takes_images else self.tokenizer)
+
+
+def _is_one(inputs: Any) -> bool:
+    return isinstance(inputs, (str, np.ndarray))
 
 
 def _as_list(texts: Any) -> list[str]:
     """A list of str from a str or an iterable of str; InputError for anything else."""
     if isinstance(texts, str):
         return [texts]
+    if isinstance(texts, np.ndarray):
+        raise InputError(
+            "this bundle takes texts, not arrays", hint="pass a str, or call run(...) with arrays"
+        )
     if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
         raise InputError(f"expected a text or a list of texts, not {type(texts).__name__}")
     for i, text in enumerate(texts):

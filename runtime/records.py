@@ -25,7 +25,8 @@ def build(kind: Any, value: Any, where: str, refuse: Refuse, *, open_fields: boo
         where: its name, for messages.
         refuse: called with what is wrong; it must raise.
         open_fields: ignore unknown fields and give absent ones their default, so that a file may
-            have been written by a somewhat newer or older version.
+            have been written by a somewhat newer or older version. Without it only fields whose
+            metadata says ``added`` may be absent.
     """
     if kind is Any:
         return value
@@ -59,7 +60,8 @@ def _record(kind: Any, value: Any, where: str, refuse: Refuse, open_fields: bool
     needed = {
         name
         for name, field in known.items()
-        if not open_fields or (field.default is MISSING and field.default_factory is MISSING)
+        if not (open_fields or field.metadata.get("added"))
+        or (field.default is MISSING and field.default_factory is MISSING)
     }
     if not isinstance(value, dict) or not needed <= set(value):
         refuse(f"{where} has missing or unknown fields")

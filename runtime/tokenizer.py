@@ -12,6 +12,7 @@ flag is read from the file; this module knows no special token by name.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from edgeformer.errors import BundleError, EngineError, InputError
@@ -72,6 +73,18 @@ class Tokenizer(Protocol):
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many tokens the template adds to one text, or to a pair."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token as the vocabulary spells it, special ones too; ``None`` if it has none."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """A token as it reads alone, without the space before it; empty for an unknown id."""
+        ...
+
+    def append(self, text: str, token_id: int) -> str:
+        """``text`` with a token behind it: joined on if the token continues a word."""
         ...
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
@@ -159,8 +172,9 @@ class WordPieceTokenizer:
         config = parse_wordpiece(spec)
         self._post_processing = parse_post_processor(spec.get("post_processor"))
         self._model = WordPiece(config)
-        added = {t.content for t in config.added_tokens if t.content not in config.vocab}
-        self.vocab_size = len(config.vocab) + len(added)
+        self._vocab, self._prefix = config.vocab, config.prefix
+        self._added = {t.content: t.id for t in config.added_tokens}
+        self.vocab_size = len(config.vocab) + len(self._added.keys() - config.vocab.keys())
         self.pad_id = pad_token_id(spec) or 0
         self.unk_id: int | None = config.vocab[config.unk_token]
 
@@ -168,6 +182,22 @@ class WordPieceTokenizer:
         """How many tokens the template adds to one text, or to a pair."""
         template = self._post_processing.template(pair)
         return sum(len(part.ids) for part in template if not isinstance(part, Segment))
+
+    @cached_property
+    def _tokens(self) -> dict[int, str]:
+        return {token_id: token for token, token_id in {**self._vocab, **self._added}.items()}
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token as the vocabulary spells it, special ones too; ``None`` if it has none."""
+        return self._added.get(token, self._vocab.get(token))
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's spelling, ``##ly`` where a token continues a word."""
+        return self._tokens.get(token_id, "")
+
+    def append(self, text: str, token_id: int) -> str:
+        """``text`` with a token behind it: joined on if the token continues a word."""
+        return append_piece(text, self.token(token_id), self._prefix)
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
         """Token ids, special tokens included, never truncated."""
@@ -244,6 +274,13 @@ def _fill(template: Template, segments: list[_Segment], offsets: bool, cut: int)
     if not offsets:
         return Encoding(ids, type_ids, num_truncated=cut)
     return Encoding(ids, type_ids, spans, sequences, words, cut)
+
+
+def append_piece(text: str, piece: str, prefix: str) -> str:
+    """``text`` and a piece of WordPiece: without the space between where ``prefix`` says so."""
+    if prefix and piece.startswith(prefix) and len(piece) > len(prefix):
+        return text.rstrip() + piece.removeprefix(prefix)
+    return text + piece
 
 
 def check_texts(text: object, pair: object) -> None:

@@ -146,7 +146,7 @@ def test_stages_are_those_of_the_call_and_add_up_over_pieces(
     """A clock that only the model's own readings move: 1 s for each."""
     ticks = iter(range(10**6))
     with load(bundle()) as model:
-        monkeypatch.setattr("edgeformer.runtime.model.time.perf_counter", lambda: next(ticks))
+        monkeypatch.setattr("edgeformer.runtime.calls.time.perf_counter", lambda: next(ticks))
         monkeypatch.setattr("edgeformer.runtime.text.CHUNK_TEXTS", 2)
         model.classify(["good", "bad", "very good", "boring", "film"])
         call = model.last_call

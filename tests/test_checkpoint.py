@@ -27,6 +27,7 @@ from tests.tiny_models import (
     add_sentence_files,
     edit_config,
     edit_weights,
+    save_folder,
     tiny_bert_folder,
     tiny_family_folder,
     tiny_model,
@@ -67,9 +68,11 @@ def reference(folder: Path, loaded: LoadedModel, batch: dict[str, torch.Tensor])
             hidden = output.last_hidden_state[0]
             row = hidden.mean(0) if loaded.pooling == "mean" else hidden[0]
             row = row / row.norm() if loaded.normalized else row
+        elif loaded.task == "question-answering":
+            row = torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1)
         else:
             row = output.logits[0]
-        if loaded.task == "token-classification":
+        if row.dim() == 2:  # one for each token
             row = torch.nn.functional.pad(row, (0, 0, 0, len(ids) - length))
         rows.append(row)
     return torch.stack(rows)
@@ -81,7 +84,7 @@ def assert_answers_like_transformers(folder: Path, loaded: LoadedModel) -> None:
         (ours,) = loaded.module(**batch).values()
     expected = reference(folder, loaded, batch)
     assert ours.shape == expected.shape
-    if loaded.task == "token-classification":  # rows of padding hold numbers without meaning
+    if ours.dim() == 3:  # rows of padding hold numbers without meaning
         ours = ours * batch["attention_mask"].unsqueeze(-1)
     bound = 1e-5 * max(1.0, float(expected.abs().max()))
     assert float((ours - expected).abs().max()) <= bound
@@ -111,7 +114,9 @@ def test_bert_answers_like_transformers(tmp_path: Path, task: str) -> None:
         "token_type_ids",
         "position_ids",
     )
-    assert loaded.labels == (() if task == "embedding" else ("class 0", "class 1", "class 2"))
+    classes = ("class 0", "class 1", "class 2")
+    unnamed = {"embedding": (), "fill-mask": (), "question-answering": ("start", "end")}
+    assert loaded.labels == unnamed.get(task, classes)
     assert loaded.problem_type == ("single_label" if task == "classification" else "")
     assert not loaded.module.training
     assert_answers_like_transformers(folder, loaded)
@@ -249,9 +254,18 @@ def test_what_the_answers_of_each_task_are_called(tmp_path: Path) -> None:
         assert (loaded.task, loaded.labels, loaded.problem_type) == (task, labels, "")
     for family in WRAPPED_FAMILIES:
         folder = tiny_family_folder(tmp_path / family, family)
-        with pytest.raises(ModelError, match="no head for fill-mask") as caught:
+        with pytest.raises(ModelError, match="lacks the tensor") as caught:
             load_checkpoint(folder, task="fill-mask")
-        assert "--task embedding" in caught.value.hint
+        assert "not saved for the task 'fill-mask'" in caught.value.hint
+
+
+def test_a_head_that_transformers_does_not_have(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.EsmConfig(vocab_size=40, intermediate_size=24, pad_token_id=1, **sizes)
+    save_folder(transformers.EsmModel(config), tmp_path)
+    with pytest.raises(ModelError, match="no head for question-answering on esm") as caught:
+        load_checkpoint(tmp_path, task="question-answering")
+    assert "--task embedding" in caught.value.hint
 
 
 def test_an_image_model_needs_no_tokenizer(tmp_path: Path) -> None:

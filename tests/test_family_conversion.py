@@ -1,4 +1,4 @@
-"""Families that no other test converts: thin layers, uneven widths, images. And what bundles lack.
+"""Families that no other test converts: thin layers, uneven widths, images.
 
 tests/test_numpy_engine.py lowers every family of texts; here whole conversions are verified.
 """
@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-from edgeformer.errors import ModelError
 from edgeformer.models.build import HeadConfig, make_model
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.models.config import EncoderConfig
@@ -112,12 +111,3 @@ def test_an_image_model_converts(name: str, profile: str, tmp_path: Path) -> Non
         with load(report.path, engine=engine) as bundle:
             logits = bundle.run(pixel_values=image.numpy())["logits"]
         assert np.abs(logits - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
-
-
-def test_tasks_that_bundles_do_not_answer_yet(profile: str, tmp_path: Path) -> None:
-    folder = tiny_bert_folder(tmp_path / "bert")
-    config = transformers.AutoConfig.from_pretrained(folder)
-    transformers.BertForMaskedLM(config).save_pretrained(folder)
-    with pytest.raises(ModelError, match="do not answer fill-mask") as caught:
-        convert(folder, profile=profile, output=tmp_path / "m.edge", engines=("onnx",))
-    assert "--task embedding" in caught.value.hint

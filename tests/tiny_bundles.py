@@ -33,9 +33,13 @@ def texts_file() -> Path:
     return path
 
 
-@functools.cache
 def bundle(task: str = "classification", precisions: tuple[str, ...] = ("int8",)) -> Path:
     """A bundle of that checkpoint for the NumPy engine; read it, never write into it."""
+    return _converted(task, precisions)  # one key however it was asked for
+
+
+@functools.cache
+def _converted(task: str, precisions: tuple[str, ...]) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -21,6 +21,8 @@ TASK_CLASSES = {
     "embedding": transformers.AutoModel,
     "classification": transformers.AutoModelForSequenceClassification,
     "token-classification": transformers.AutoModelForTokenClassification,
+    "question-answering": transformers.AutoModelForQuestionAnswering,
+    "fill-mask": transformers.AutoModelForMaskedLM,
 }
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "a", "film", "was", "good", "bad", "very", "and", "boring", "lovely", "not", "##ly")
@@ -133,6 +135,7 @@ def tiny_model(
     **sizes: Any,
 ) -> Any:
     """A random transformers model of the task, in eval mode; ``sizes`` go into its config."""
+    num_labels = 2 if task == "question-answering" else num_labels  # start and end
     settings = {"vocab_size": len(tiny_vocabulary()), **FAMILY_SIZES[family], **sizes}
     config = transformers.AutoConfig.for_model(
         family,
@@ -182,7 +185,7 @@ def tiny_bert_folder(
 
     Args:
         path: folder to write.
-        task: ``embedding``, ``classification`` or ``token-classification``.
+        task: a key of ``TASK_CLASSES``.
         num_labels: classes of a classifier, named ``class 0``, ``class 1``, ...
         seed: of the weights.
         problem_type: as config.json spells it; None leaves it out.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from edgeformer.compression.batches import Batch
 from edgeformer.compression.batching import (
-    Batch,
     BatchSettings,
     Tokenized,
     batch_rows,

@@ -5,6 +5,7 @@ padding are removed: how long a text may be is for the runtime to say.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,35 @@ def lowercases(tokenizer_json: bytes) -> bool:
     normalizer = json.loads(tokenizer_json).get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
     return any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps)
+
+
+def find_mask_token(tokenizer_json: bytes, settings: Mapping[str, Any]) -> str:
+    """The token that a masked language model fills, as texts spell it.
+
+    tokenizer.json says which tokens are special and not what for: tokenizer_config.json names the
+    mask; without it, it is the special token that is called so.
+
+    Args:
+        tokenizer_json: contents of tokenizer.json.
+        settings: contents of tokenizer_config.json.
+
+    Raises:
+        ModelError: the tokenizer has no such token.
+    """
+    data = json.loads(tokenizer_json)
+    contents = [token["content"] for token in data.get("added_tokens") or ()]
+    named = settings.get("mask_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    if named is None:
+        called = [c for c in contents if c.strip("[]<>|").lower() == "mask"]
+        named = called[0] if len(called) == 1 else None
+    # Only a token that is cut out of the text before words are split can be written in it.
+    if named not in contents:
+        raise ModelError(
+            "the tokenizer has no mask token" + (f" {named!r}" if named else ""),
+            hint="name it in tokenizer_config.json (mask_token), or pass --task embedding",
+        )
+    return str(named)
 
 
 def _apply_case(data: dict[str, Any], folder: Path) -> tuple[str, ...]:

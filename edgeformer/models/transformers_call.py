@@ -45,7 +45,7 @@ class TransformersModel(nn.Module):
     Args:
         model: from an AutoModel class, in eval mode.
         call: how to call it.
-        task: ``embedding``, ``classification`` or ``token-classification``.
+        task: one of ``model_folder.TASKS``.
         pooling: ``mean`` or ``cls``; for embeddings.
         normalized: True for vectors of unit length; for embeddings.
     """
@@ -101,9 +101,13 @@ class TransformersModel(nn.Module):
         if self.call.position_start is not None:
             arguments["position_ids"] = position_ids
         output = self.model(**arguments)
-        result: torch.Tensor = (
-            output.last_hidden_state if self.task == "embedding" else output.logits
-        )
+        result: torch.Tensor
+        if self.task == "embedding":
+            result = output.last_hidden_state
+        elif self.task == "question-answering":
+            result = torch.stack([output.start_logits, output.end_logits], dim=-1)
+        else:
+            result = output.logits
         return result
 
 

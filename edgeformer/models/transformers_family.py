@@ -14,6 +14,8 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -27,6 +29,8 @@ _AUTO_CLASSES: dict[str, Any] = {
     "embedding": AutoModel,
     "classification": AutoModelForSequenceClassification,
     "token-classification": AutoModelForTokenClassification,
+    "question-answering": AutoModelForQuestionAnswering,
+    "fill-mask": AutoModelForMaskedLM,
 }
 # Settings of config.json that would load code or other kernels, or that we decide ourselves.
 _NOT_OURS = ("model_type", "auto_map", "attn_implementation", "_attn_implementation", "torch_dtype")
@@ -44,7 +48,7 @@ def build_transformers(
     Args:
         config: contents of config.json.
         tensors: the checkpoint's, float32.
-        task: ``embedding``, ``classification`` or ``token-classification``.
+        task: one of ``model_folder.TASKS``.
         pooling: ``mean`` or ``cls``; for embeddings.
         normalized: True for vectors of unit length; for embeddings.
 
@@ -65,7 +69,7 @@ def build_transformers(
     wrapped = TransformersModel(model, Call(), task, pooling, normalized).eval()
     with _quiet():
         output = find_call(wrapped, family_config)
-    return wrapped, 0 if task == "embedding" else output.shape[-1], notices
+    return wrapped, 0 if task in ("embedding", "fill-mask") else output.shape[-1], notices
 
 
 def check_family(family: str) -> None:
@@ -102,8 +106,8 @@ def _load(
     config: Any, tensors: dict[str, torch.Tensor], task: str
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with every parameter from ``tensors``, with fused attention where it has one."""
-    auto_class = _AUTO_CLASSES.get(task)
-    if auto_class is None or type(config) not in auto_class._model_mapping:
+    auto_class = _AUTO_CLASSES[task]
+    if type(config) not in auto_class._model_mapping:
         raise ModelError(
             f"there is no head for {task} on {config.model_type}",
             hint="pass --task embedding to convert its encoder",

@@ -1,0 +1,1 @@
+"""One module for each verb of the task API. Model imports one when its verb is first called."""

@@ -102,8 +102,7 @@ class Call:
         longest, clock = self.card.max_length, time.perf_counter
         begun = clock()
         for rows in encode_in_chunks(self.tokenizer, texts, pair, longest, on_long, offsets):
-            self.stats = self.stats.plus(CallStats(tokenize_seconds=clock() - begun))
-            self.count(rows)
+            self.count(rows, begun)
             yield rows, self.run(rows.batch, output)
             begun = clock()  # what the caller made of them is neither
 
@@ -127,12 +126,14 @@ class Call:
         self.stats = self.stats.plus(CallStats(texts=1, windows=1, variants=(variant,)))
         return np.asarray(answer[0])
 
-    def count(self, rows: TextRows) -> None:
-        """Note the texts of ``rows``, and what was cut off them."""
+    def count(self, rows: TextRows, begun: float) -> None:
+        """Note the texts of ``rows``, what was cut off them, and that they were tokenized from
+        ``begun`` on, a ``time.perf_counter()``, until now."""
         self.stats = self.stats.plus(
             CallStats(
                 texts=rows.texts,
                 truncated_texts=rows.truncated_texts,
                 truncated_tokens=rows.truncated_tokens,
+                tokenize_seconds=time.perf_counter() - begun,
             )
         )

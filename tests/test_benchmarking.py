@@ -127,9 +127,12 @@ def test_a_report_holds_what_was_measured() -> None:
     assert parse_report(dump_report(report)) == report
 
 
-def test_the_stages_of_a_call_are_parts_of_its_time() -> None:
+@pytest.mark.parametrize("task", ["classification", "question-answering", "fill-mask"])
+def test_the_stages_of_a_call_are_parts_of_its_time(task: str) -> None:
     """Tokenizing and the model lie within each call, and the model runs as often as is measured."""
-    (result,) = benchmark(bundle(), tokens=40, batch=2, iterations=6).results
+    report = benchmark(bundle(task), tokens=40, batch=2, iterations=6, per_layer=True)
+    (result,) = report.results
+    assert report.profiles[0].state == "measured"
     assert len(result.tokenize_ms) == len(result.model_ms) == len(result.samples_ms) == 6
     for total, tokenize, model in zip(
         result.samples_ms, result.tokenize_ms, result.model_ms, strict=True

@@ -11,6 +11,7 @@ import numpy as np
 _OPERATIONS = {
     "linear": ("FULLY_CONNECTED", "CONV_2D"),
     "attention": ("BATCH_MATMUL", "SOFTMAX"),
+    "recurrent": ("UNIDIRECTIONAL_SEQUENCE_LSTM",),
     "norm": ("SQUARED_DIFFERENCE", "RSQRT", "MEAN"),
     "activation": ("GELU", "TANH", "RELU", "LOGISTIC", "SIGMOID", "ERF"),
     "embedding": ("EMBEDDING_LOOKUP", "GATHER"),
@@ -81,13 +82,17 @@ def _graph_op(item: Mapping[str, Any], tensors: Mapping[int, Any], costs: bool) 
     in_norm = any("Norm" in str(out["name"]).rpartition("/")[2] for out in outputs)
     if not (costs and inputs and outputs):
         return GraphOp(name, in_norm)
-    return GraphOp(name, in_norm, _flops(name, inputs, outputs), _moved(name, inputs, outputs))
+    return GraphOp(name, in_norm, flops_of(name, inputs, outputs), _moved(name, inputs, outputs))
 
 
-def _flops(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+def flops_of(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Operations of products, two per multiply-add; inputs and outputs are details of tensors."""
     made = math.prod(int(n) for n in outputs[0]["shape"])
     if name in ("FULLY_CONNECTED", "CONV_2D") and len(inputs) > 1:
         return 2.0 * made * math.prod(int(n) for n in inputs[1]["shape"][1:])
+    if name == "UNIDIRECTIONAL_SEQUENCE_LSTM":
+        width, hidden = int(inputs[0]["shape"][-1]), int(outputs[0]["shape"][-1])
+        return 2.0 * made * 4 * (width + hidden)
     if name == "BATCH_MATMUL":
         return 2.0 * made * int(inputs[0]["shape"][-1])
     return 0.0

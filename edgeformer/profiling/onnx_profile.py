@@ -68,6 +68,7 @@ _OPERATIONS = {
         "Flatten",
     ),
     "attention": _ANCHORS,
+    "recurrent": ("LSTM", "DynamicQuantizeLSTM"),
 }
 _BY_OP = {op: operation for operation, ops in _OPERATIONS.items() for op in ops}
 _BYTES = {"float": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
@@ -201,6 +202,10 @@ def flops_of(
         weights = inputs[1][1] if len(inputs) > 1 else ()
         projected = 2.0 * math.prod(inputs[0][1]) * weights[1] if len(weights) == 2 else 0.0
         return projected + 4.0 * math.prod(outputs[0][1]) * inputs[0][1][-2]
+    if _BY_OP.get(op) == "recurrent" and len(inputs[0][1]) == 3:
+        sequence, batch, width = inputs[0][1]
+        hidden, directions = outputs[-1][1][-1], outputs[-1][1][-3]
+        return 2.0 * sequence * batch * directions * 4 * hidden * (width + hidden)
     return 0.0
 
 

@@ -35,6 +35,8 @@ _OPERATIONS = {
     "layer_norm": "norm",
     "activate": "activation",
     "matmul": "attention",
+    "lstm_packed": "recurrent",
+    "lstm_dense": "recurrent",
     "copy": "layout",
     "take": "layout",
     "gather": "layout",
@@ -72,7 +74,7 @@ class PlanRecorder:
         elapsed_ns = np.asarray(program.run_timed(), np.int64)
         self._times.setdefault(program, []).append(elapsed_ns)
         # Now: programs share their buffers, and what attention costs stands in an operand.
-        costs = [_cost(op, program.operands(k)) for k, op in enumerate(program.operations)]
+        costs = [cost_of(op, program.operands(k)) for k, op in enumerate(program.operations)]
         self._costs.setdefault(program, []).append(np.array(costs, np.float64))
 
     def reset(self) -> None:
@@ -118,12 +120,14 @@ class PlanRecorder:
         )
 
 
-def _cost(op: str, arrays: Sequence[Array]) -> tuple[float, float]:
+def cost_of(op: str, arrays: Sequence[Array]) -> tuple[float, float]:
     """(flops of products, bytes of operands and result, each once)."""
     moved = float(sum(array.nbytes for array in arrays))
     out = arrays[-1]
     if op in ("linear", "matmul"):
         return 2.0 * out.size * arrays[0].shape[-1], moved
+    if op in ("lstm_packed", "lstm_dense"):  # what tokens add to the gates is a linear step
+        return 2.0 * arrays[0].size * arrays[1].shape[0], moved
     if op == "embedding":  # of the table only the rows that are looked up
         rows = out.size // max(1, out.shape[-1])
         return 0.0, float(arrays[1].nbytes + rows * arrays[0][:1].nbytes + out.nbytes)

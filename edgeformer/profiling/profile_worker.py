@@ -69,6 +69,7 @@ def _make_call(bundle: "Bundle", variant: "Variant", request: dict[str, Any]) ->
     from edgeformer.errors import EdgeFormerError
     from edgeformer.runtime.loading import load_bundle_tokenizer
     from edgeformer.runtime.text import encode_texts
+    from edgeformer.workload import question_and_context
 
     manifest, workload = bundle.manifest, request["workload"]
     if workload["kind"] == "arrays":
@@ -78,8 +79,11 @@ def _make_call(bundle: "Bundle", variant: "Variant", request: dict[str, Any]) ->
     tokenizer = load_bundle_tokenizer(bundle)
     if tokenizer is None or isinstance(tokenizer, EdgeFormerError):
         raise EngineError("the bundle cannot tokenize here")
+    texts, pair = list(workload["texts"]), None
+    if manifest.model.task == "question-answering":
+        texts, pair = map(list, zip(*map(question_and_context, texts), strict=True))
     longest = manifest.model.max_length
-    batch = encode_texts(tokenizer, workload["texts"], None, longest, "truncate").batch
+    batch = encode_texts(tokenizer, texts, pair, longest, "truncate").batch
     return lambda engine: engine.encode(batch)
 
 

@@ -12,6 +12,7 @@ from edgeformer.report.tables import Labelled, labelled, number
 _OPERATIONS = (
     "linear",
     "attention",
+    "recurrent",
     "norm",
     "activation",
     "embedding",

@@ -182,8 +182,9 @@ class OperationTime:
 
     Attributes:
         layer: ``embeddings``, ``layer 1``, ... or ``head``; ``model`` where no layers were found.
-        operation: ``linear``, ``attention``, ``norm``, ``activation``, ``embedding``,
-            ``elementwise``, ``layout`` or ``quantize`` (docs/benchmark.md says what is what).
+        operation: ``linear``, ``attention``, ``recurrent``, ``norm``, ``activation``,
+            ``embedding``, ``elementwise``, ``layout``, ``quantize`` or ``around``
+            (docs/benchmark.md says what is what).
         time_ms: per call.
         steps: operations of that kind, as the engine runs them.
         flops: of products, two per multiply-add.

@@ -6,6 +6,7 @@ each behind the question, and the best span of any window wins. Where a window h
 model points to its first token, so that token's score is that of "no answer" (SQuAD 2).
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,7 @@ def answer_questions(
 def _answer_chunk(
     call: Call, questions: list[str], contexts: list[str], settings: AnswerSettings, start: int
 ) -> list[list[Answer]]:
-    longest = call.card.max_length
+    begun, longest = time.perf_counter(), call.card.max_length
     found: list[tuple[int, Window]] = []
     cut: list[int] = []
     for i, (question, context) in enumerate(zip(questions, contexts, strict=True)):
@@ -118,7 +119,7 @@ def _answer_chunk(
             parts = parts[:1]
         found += [(i, part) for part in parts]
     rows = _rows(found, len(questions), cut)
-    call.count(rows)
+    call.count(rows, begun)
     logits = call.run(rows.batch, "logits")
     bounds = rows.batch.offsets
     by_question: list[list[tuple[Window, NDArray[Any]]]] = [[] for _ in questions]

@@ -4,6 +4,7 @@ Devlin et al., "BERT", arXiv 1810.04805, section 3.1. Only rows that hold a mask
 a time that the logits, a whole vocabulary for each token, stay below 32 MB (one row may need more).
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +32,9 @@ def fill_masks(call: Call, texts: list[str], top_k: int, on_long: str) -> list[l
     mask_id = tokenizer.token_id(call.card.mask_token)
     assert mask_id is not None  # as the conversion found it
     filled: list[list[list[Fill]]] = []
+    begun = time.perf_counter()
     for rows in encode_in_chunks(tokenizer, texts, None, longest, on_long, offsets=True):
-        call.count(rows)
+        call.count(rows, begun)
         start = len(filled)
         chunk = texts[start : start + rows.texts]
         masks = [np.flatnonzero(ids == mask_id).tolist() for ids in _row_ids(rows)]
@@ -43,6 +45,7 @@ def fill_masks(call: Call, texts: list[str], top_k: int, on_long: str) -> list[l
             place = rows.char_offsets[row][token]
             fills = best_fills(tokenizer, chunk[text], place, scores, top_k)
             filled[start + text].append(fills)
+        begun = time.perf_counter()
     return filled
 
 

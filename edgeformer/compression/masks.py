@@ -16,6 +16,7 @@ and a sparsity of its own; biases and norms have none. To leave out position and
   masked ones too. Scores want a learning rate of their own, about 1e-2 (Sanh et al., arXiv
   2005.07683). Layers that share weights choose once for all if the training step is made inside
   ``torch.nn.utils.parametrize.cached()``.
+- ``random``: a lot drawn for each weight decides, once for all shares: the control of the others.
 - ``fixed``: the weights that are zero now stay zero, whatever the optimiser does: fine-tuning of a
   model that was pruned before.
 """
@@ -29,7 +30,7 @@ from torch.nn.utils import parametrize
 
 from edgeformer.errors import UsageError
 
-MASK_METHODS = ("magnitude", "movement", "fixed")
+MASK_METHODS = ("magnitude", "movement", "random", "fixed")
 SMALLEST_SHARE = 0.005
 """Of each matrix at least this share stays, whatever the target."""
 
@@ -38,11 +39,15 @@ class StoredMask(nn.Module):
     """A mask that stays until it is chosen anew."""
 
     mask: torch.Tensor
+    lots: torch.Tensor | None
 
-    def __init__(self, mask: torch.Tensor, fixed: bool) -> None:
+    def __init__(
+        self, mask: torch.Tensor, fixed: bool = False, lots: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.fixed = fixed
         self.register_buffer("mask", mask)
+        self.register_buffer("lots", lots)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight, 0 where it is masked; any shape."""
@@ -55,7 +60,7 @@ class StoredMask(nn.Module):
                 "the masks of this module are fixed, so its sparsity is what it is",
                 hint="bake(module), then add masks of another method",
             )
-        self.mask.copy_(_largest(weight.abs(), count))
+        self.mask.copy_(_largest(weight.abs() if self.lots is None else self.lots, count))
 
 
 class MovementMask(nn.Module):
@@ -82,7 +87,7 @@ class MovementMask(nn.Module):
         return _largest(self.scores.detach(), int(self.count))
 
 
-def add_masks(module: nn.Module, method: str) -> tuple[str, ...]:
+def add_masks(module: nn.Module, method: str, seed: int = 0) -> tuple[str, ...]:
     """Put a mask, of nothing yet, on each matrix below a module.
 
     Add them before the optimiser is made: ``movement`` has parameters of its own, which end in
@@ -91,6 +96,7 @@ def add_masks(module: nn.Module, method: str) -> tuple[str, ...]:
     Args:
         module: a model or a part of one.
         method: of ``MASK_METHODS``.
+        seed: of the lots of ``random``.
 
     Returns:
         The names of the modules whose weight has a mask.
@@ -106,17 +112,23 @@ def add_masks(module: nn.Module, method: str) -> tuple[str, ...]:
     for name, matrix in found:
         if parametrize.is_parametrized(matrix):
             raise UsageError(f"the weight of {name} has a mask already", hint="bake(module) first")
+    generator = torch.Generator().manual_seed(seed)
     for _, matrix in found:
-        weight = matrix.weight.detach()
-        mask: nn.Module
-        if method == "movement":
-            mask = MovementMask(weight)
-        else:
-            everything = torch.ones_like(weight, dtype=torch.bool)
-            fixed = method == "fixed"
-            mask = StoredMask(weight != 0 if fixed else everything, fixed)
+        mask = _mask_of(matrix.weight.detach(), method, generator)
         parametrize.register_parametrization(matrix, "weight", mask)
     return tuple(name for name, _ in found)
+
+
+def _mask_of(weight: torch.Tensor, method: str, generator: torch.Generator) -> nn.Module:
+    if method == "movement":
+        return MovementMask(weight)
+    if method == "fixed":
+        return StoredMask(weight != 0, fixed=True)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    if method == "random":
+        lots = torch.rand(weight.shape, generator=generator).to(weight.device)
+        return StoredMask(everything, lots=lots)
+    return StoredMask(everything)
 
 
 def set_sparsity(module: nn.Module, share: float) -> None:

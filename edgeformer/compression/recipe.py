@@ -28,7 +28,7 @@ SCORE_METHODS = (
     "random",
 )
 DROPPED_LAYERS = ("top", "bottom", "odd", "even", "symmetric", "spread", "between")
-SPARSITY_METHODS = ("magnitude", "movement")
+SPARSITY_METHODS = ("magnitude", "movement", "random")
 SCHEDULES = ("constant", "linear", "cubic")
 AUGMENTATIONS = ("tang", "tinybert")
 

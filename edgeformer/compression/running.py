@@ -129,7 +129,7 @@ def _run_stage(
     if not steps:
         return StageResult(stage.name, 0, None, time.monotonic() - began)
     if state.step == 0:
-        put_masks(state.student, stages, state.stage)
+        put_masks(state.student, stages, state.stage, options.seed)
 
     def after_step(step: Step) -> None:
         state.loss = step.loss

@@ -5,13 +5,20 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from edgeformer.compression.masks import add_masks, set_sparsity
+from edgeformer.compression.optimizing import seed_of
 from edgeformer.compression.recipe import Sparsity, Stage
 from edgeformer.compression.schedules import Constant, Cubic, Linear, Schedule
 from edgeformer.errors import UsageError
 
 
-def put_masks(student: nn.Module, stages: Sequence[Stage], number: int) -> None:
+def put_masks(student: nn.Module, stages: Sequence[Stage], number: int, seed: int = 0) -> None:
     """Put on the masks of a stage: its own, or those that hold the zeros of an earlier one.
+
+    Args:
+        student: without masks.
+        stages: of the training.
+        number: of the stage.
+        seed: of masks that are drawn by lot; it does not matter where they are loaded then.
 
     Raises:
         UsageError: a part that the student has not.
@@ -20,8 +27,9 @@ def put_masks(student: nn.Module, stages: Sequence[Stage], number: int) -> None:
     if not earlier:
         return
     own = stages[number].sparsity
-    for module in _modules(student, earlier[-1]):
-        add_masks(module, "fixed" if own is None else own.method)
+    for place, module in enumerate(_modules(student, earlier[-1])):
+        drawn = seed_of(seed, number, "masks", place)
+        add_masks(module, "fixed" if own is None else own.method, drawn)
 
 
 def sparsity_schedule(

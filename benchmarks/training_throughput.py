@@ -1,23 +1,26 @@
 """Training throughput: EdgeFormer's trainer against the same steps written by hand.
 
     python -m benchmarks.training_throughput            # about two minutes
-    python -m benchmarks.training_throughput --model FOLDER --tokens 64 --batch 32
+    python -m benchmarks.training_throughput --model FOLDER --tokens 64 --batch 32 -o FILE.json
 
 Both train the same classifier on the same batches with AdamW, clipping and no dropout: plain
 fine-tuning, and distillation of logits. They take turns in one process, a few steps each, so that
 whatever disturbs the machine disturbs both. Printed: the ratio of the medians (above 1: ours is
-faster), its range over the turns, and the peak memory of each in a process of its own.
+faster), its range over the turns, and the peak memory of each in a process of its own. FILE.json
+is what the page of recipes quotes (docs/measured/compress.md).
 """
 
 import argparse
 import copy
+import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,16 +134,35 @@ def rounds(
         yield seconds[0], seconds[1]
 
 
+def measured(
+    name: str, model: nn.Module, teacher: nn.Module | None, feed: Feed, turns: int
+) -> dict[str, Any]:
+    """One kind of training: the ratio of the medians, its range, and the time of our step."""
+    pairs = list(rounds(model, teacher, feed, turns))
+    ratios = [hand / mine for mine, hand in pairs]
+    ours_s = statistics.median(mine for mine, _ in pairs)
+    return {
+        "name": name,
+        "ratio": statistics.median(hand for _, hand in pairs) / ours_s,
+        "low": min(ratios),
+        "high": max(ratios),
+        "turns": turns,
+        "ms": ours_s / STEPS * 1e3,
+    }
+
+
+def peak_mb(arguments: Sequence[str]) -> list[float]:
+    """Peak memory of our steps and of those by hand, with a teacher, each in its own process."""
+    command = [sys.executable, "-m", "benchmarks.training_throughput", *arguments, "--only"]
+    return [
+        float(subprocess.run([*command, who], capture_output=True, text=True, check=True).stdout)
+        for who in ("ours", "by_hand")
+    ]
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="folder; default: the embedded model")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("ours", "by_hand"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = _arguments()
     torch.set_num_threads(given.threads)
     student, teacher = models(given.model)
     vocabulary = student.get_submodule("encoder").config.vocab_size
@@ -151,22 +173,32 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
         return
     print(f"{given.batch} texts of {given.tokens // 2} to {given.tokens} tokens a step")
+    rows = []
     for name, teaches in (("fine-tuning", None), ("distillation", teacher)):
-        pairs = list(rounds(student, teaches, feed, given.turns))
-        ratios = [hand / mine for mine, hand in pairs]
-        ratio = statistics.median(h for _, h in pairs) / statistics.median(m for m, _ in pairs)
-        step = statistics.median(m for m, _ in pairs) / STEPS
+        row = measured(name, student, teaches, feed, given.turns)
         print(
-            f"{name}: {ratio:.3f} times the throughput by hand"
-            f" ({min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} turns),"
-            f" {step * 1e3:.0f} ms a step"
+            f"{name}: {row['ratio']:.3f} times the throughput by hand"
+            f" ({row['low']:.3f} to {row['high']:.3f} over {given.turns} turns),"
+            f" {row['ms']:.0f} ms a step"
         )
-    command = [sys.executable, "-m", "benchmarks.training_throughput", *sys.argv[1:], "--only"]
-    peaks = [
-        float(subprocess.run([*command, who], capture_output=True, text=True, check=True).stdout)
-        for who in ("ours", "by_hand")
-    ]
+        rows.append(row)
+    peaks = peak_mb(sys.argv[1:])
     print(f"peak memory with a teacher: {peaks[0]:.0f} MB, by hand {peaks[1]:.0f} MB")
+    if given.output:
+        found = {"batch": given.batch, "tokens": given.tokens, "rows": rows, "peak_mb": peaks}
+        given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="folder; default: the embedded model")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
+    parser.add_argument("--only", choices=("ours", "by_hand"), help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.compress import page, times
+from benchmarks.compress.catalogue import ORDER, recipe_source
 from benchmarks.compress.controls import Control, controls, write_recipe
 from benchmarks.compress.data import PACKAGED, Files, prepare
 from benchmarks.compress.result import (
@@ -38,31 +38,6 @@ from edgeformer.pipeline import default_model
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "measured" / "compress"
-# Cheapest first, so that an hour gives a table. The recipes of the paper's pre-training, which make
-# no classifier (tinybert_general, distilbert_general), are not here.
-ORDER = (
-    "sixteen_heads",
-    "poor_mans_bert",
-    "poor_mans_bert_bottom",
-    "poor_mans_bert_alternate",
-    "poor_mans_bert_symmetric",
-    "poor_mans_bert_contribution",
-    "unlabelled_transfer",
-    "distilbert",
-    "pkd_skip",
-    "pkd_last",
-    "fastformers",
-    "layerdrop",
-    "magnitude_pruning",
-    "movement_pruning",
-    "albert",
-    "minilm_v1",
-    "minilm_v2",
-    "tang_bilstm",
-    "tinybert",
-    "mobilebert",
-    "edge_small",
-)
 
 
 def main() -> None:
@@ -72,7 +47,9 @@ def main() -> None:
         folder = args.work / name
         files = prepare(name, args.sst2, folder / "data")
         if args.times:
-            write_json(times.measure(folder, read_results(folder / "results")), folder / "results" / TIMES)
+            write_json(
+                times.measure(folder, read_results(folder / "results")), folder / "results" / TIMES
+            )
         elif not args.publish:
             _run_all(args, files, folder)
         _write_page(args, folder)
@@ -93,7 +70,8 @@ def _run_all(args: argparse.Namespace, files: Files, folder: Path) -> None:
             teacher = job.folder / "model"
             continue
         assert teacher is not None
-        job = replace(_job(args, files, folder, _run_name(name), name, seed), model=teacher)
+        job = _job(args, files, folder, Path(name).stem, recipe_source(name), seed)
+        job = replace(job, model=teacher)
         job = replace(job, teacher=teacher)
         result = _run_once(job)
         if result is not None and not args.no_controls:
@@ -143,10 +121,6 @@ def _job(
         bf16=args.bf16,
         results=folder / "results",
     )
-
-
-def _run_name(recipe: str) -> str:
-    return Path(recipe).stem
 
 
 def _run_once(job: Job) -> Result | None:

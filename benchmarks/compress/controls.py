@@ -3,9 +3,9 @@
     for control in controls(load_recipe("fastformers"), steps, layers=6, seed=0):
         control.kind, write_recipe(control.recipe, path)
 
-A control is the recipe with data replaced, so a recipe itself: ``random`` lets chance decide what is
-cut, ``plain`` learns the labels and nothing else. Both keep the stages, their learning rates, batch
-sizes and steps.
+A control is the recipe with data replaced, so a recipe itself: ``random`` lets chance decide what
+is cut, ``plain`` learns the labels and nothing else. Both keep the stages, their learning rates,
+batch sizes and steps.
 """
 
 import json
@@ -152,7 +152,9 @@ def _pairs(table: Any) -> list[str]:
 def _said(table: Any) -> Mapping[str, Any]:
     """The fields that differ from their defaults."""
     values = {entry.name: (entry.default, getattr(table, entry.name)) for entry in fields(table)}
-    return {k: value for k, (default, value) in values.items() if default is MISSING or value != default}
+    return {
+        k: value for k, (default, value) in values.items() if default is MISSING or value != default
+    }
 
 
 def _toml(value: Any) -> str:

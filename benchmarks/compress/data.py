@@ -89,7 +89,7 @@ def _read(name: str, source: Path | None) -> tuple[Examples, Examples]:
 
 def _examples(rows: Iterable[tuple[str, str]]) -> Examples:
     """Each text once: copies on both sides of a split would be known answers."""
-    label_of = dict((text, label) for label, text in rows)
+    label_of = {text: label for label, text in rows}
     found = tuple(Example(text, None, label) for text, label in label_of.items())
     return Examples(found, tuple(sorted(set(label_of.values()))))
 

@@ -26,11 +26,11 @@ from edgeformer.errors import ToleranceError
 from edgeformer.evaluation import evaluate
 from edgeformer.machine import describe_machine
 from edgeformer.models.checkpoint import load_checkpoint
-from edgeformer.pipeline import convert, default_model
+from edgeformer.pipeline import convert
 from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.manifest_json import manifest_digest
 
-ENGINES = ("onnx", "tflite", "numpy")
+ENGINES = ("tflite", "onnx", "numpy")  # in the order of the x86 profiles
 MAX_TOKENS = 128
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -153,6 +153,7 @@ def _train(job: Job, model: Path) -> None:
         scale=job.scale,
         bf16=job.bf16,
         device="cpu",
+        save_seconds=_SECONDS_BETWEEN_LINES,
         resume=resume,
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""How fast the students answer: text in to label out, beside the teacher in stock ONNX Runtime fp32.
+"""How fast the students answer, text in to label out, beside the teacher in stock ONNX Runtime.
 
 All live at once, each in a process of its own that is stopped but in its turn; a round asks every
 one the same texts, one a call, in an order drawn anew. The ratio of a round is that of its means:
@@ -72,7 +72,9 @@ def _worker(module: str, folder: Path, stack: ExitStack) -> Worker:
     """A process that has answered once, stopped until its turn."""
     print(f"opening {folder.name}", file=sys.stderr)
     worker = stack.enter_context(Worker(Path(sys.executable), module, folder, THREADS))
-    worker.ask({"command": "time", "inputs": [["A text."], ["Another one."]], "warm": 1}, _OPEN_SECONDS)
+    worker.ask(
+        {"command": "time", "inputs": [["A text."], ["Another one."]], "warm": 1}, _OPEN_SECONDS
+    )
     worker.suspend()
     return worker
 

@@ -50,6 +50,7 @@ def export_numpy(
         (root / variant_id).mkdir(parents=True, exist_ok=True)
         programs = {"main": (lowered.layout, lowered.graph)}
         write_plan(root / file, programs, precision, tile_width, profile.storage)
+        notes = (lowered.note, _stored_as(precision, profile.storage))
         program = Program(file, "main", (), prepared.inputs, prepared.outputs)
         variants.append(
             Variant(
@@ -57,9 +58,7 @@ def export_numpy(
                 engine="numpy",
                 precision=precision,
                 layout=lowered.layout,
-                note="; ".join(
-                    filter(None, (lowered.note, _stored_as(precision, profile.storage)))
-                ),
+                note="; ".join(filter(None, notes)),
                 provider="",
                 programs={"main": program},
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeformer.converters.plan.lower import lower
 from edgeformer.converters.plan.write import write_plan
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.device_profiles.profile import DeviceProfile, Storage
 from edgeformer.errors import ModelError
 from edgeformer.runtime.manifest import Program, Variant
 
@@ -48,7 +48,8 @@ def export_numpy(
         variant_id = f"numpy-{precision}"
         file = f"{variant_id}/model.plan"
         (root / variant_id).mkdir(parents=True, exist_ok=True)
-        write_plan(root / file, {"main": (lowered.layout, lowered.graph)}, precision, tile_width)
+        programs = {"main": (lowered.layout, lowered.graph)}
+        write_plan(root / file, programs, precision, tile_width, profile.storage)
         program = Program(file, "main", (), prepared.inputs, prepared.outputs)
         variants.append(
             Variant(
@@ -56,9 +57,21 @@ def export_numpy(
                 engine="numpy",
                 precision=precision,
                 layout=lowered.layout,
-                note=lowered.note,
+                note="; ".join(
+                    filter(None, (lowered.note, _stored_as(precision, profile.storage)))
+                ),
                 provider="",
                 programs={"main": program},
             )
         )
     return tuple(variants)
+
+
+def _stored_as(precision: str, storage: Storage) -> str:
+    """One sentence where the file holds other values than the engine computes with."""
+    if precision == "fp32" or storage.weights == "int8":
+        return ""
+    return (
+        f"weights stored as {storage.weights}, a range for each {storage.ranges}, decoded to"
+        f" {storage.decoded}"
+    )

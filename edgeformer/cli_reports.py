@@ -10,6 +10,7 @@ from edgeformer.cli_common import (
     progress_option,
     threads_option,
 )
+from edgeformer.cli_ssh import ssh_options, the_board
 from edgeformer.errors import UsageError
 
 
@@ -44,6 +45,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
 @click.option("--force", is_flag=True, help="Overwrite the predictions file.")
 @click.option("--add-to", metavar="REPORT.json", help="Report of benchmark to add the figure to.")
 @threads_option
+@ssh_options
 @progress_option
 @json_option
 def evaluate(
@@ -64,7 +66,8 @@ def evaluate(
 ) -> None:
     """Measure how right BUNDLE is on the labelled rows of DATA (.jsonl, .csv, .tsv).
 
-    On the host, BUNDLE may be a checkpoint folder. --against compares on the same rows.
+    On the host, BUNDLE may be a checkpoint folder. --against compares on the same rows. --ssh
+    answers on a board.
     """
     from edgeformer.evaluation import evaluate as run_evaluation
     from edgeformer.evaluation import make_columns
@@ -73,8 +76,8 @@ def evaluate(
 
     if add_to is not None:
         check_report(add_to, bundle)
-    with Progress(progress) as shown:
-        report = run_evaluation(
+    with Progress(progress) as shown, the_board(shown.step) as board:
+        report = (board.evaluate if board else run_evaluation)(
             bundle,
             data,
             engine=engine,

@@ -13,6 +13,7 @@ from edgeformer.compression.slimming_vocabulary import slim_masked_lm
 from edgeformer.compression.units import Values, check_keep, check_values, encoder_of, places
 from edgeformer.errors import UsageError
 from edgeformer.models.config import EncoderConfig
+from edgeformer.models.exits import ExitClassifier
 from edgeformer.models.masked_lm import MaskedLanguageModel
 
 
@@ -45,6 +46,8 @@ def slim(model: Model, keep: Mapping[str, Values]) -> Model:
     if "layers" in keep:
         parameters = _renumbered(parameters, _kept_groups(encoder.config, keep))
     made = rebuilt(model, config, parameters)
+    if "layers" in keep and isinstance(made, ExitClassifier):
+        made.keep_layers(keep["layers"][0].nonzero().flatten().tolist())
     if isinstance(model, MaskedLanguageModel) and isinstance(made, MaskedLanguageModel):
         slim_masked_lm(made, model.encoder.token_table.detach(), keep)
     return made

@@ -20,6 +20,7 @@ from torch import nn
 
 from edgeformer.models.embeddings import Embeddings
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.exits import ExitClassifier, Ramp
 from edgeformer.models.feed_forward import FeedForward
 from edgeformer.models.layer import FeedForwardBlock, PostNormLayer
 
@@ -107,12 +108,19 @@ def _embedding_writers(encoder: Encoder) -> list[nn.Module]:
 
 
 def _head_readers(model: nn.Module) -> list[nn.Linear]:
-    """The linear map that reads the last hidden states; nothing if they are the answer."""
+    """The linear maps that read hidden states: of the last layer, and those of exits before it;
+    nothing if the last states are the answer."""
     for name in ("pooler", "dense", "classifier"):
         found = getattr(model, name, None)
         if isinstance(found, nn.Linear):
-            return [found]
+            return [found, *(ramp.pooler for ramp in _ramps(model))]
     return []
+
+
+def _ramps(model: nn.Module) -> list[Ramp]:
+    return (
+        [m for m in model.exits if isinstance(m, Ramp)] if isinstance(model, ExitClassifier) else []
+    )
 
 
 def _peaks(model: nn.Module, readers: set[nn.Linear]) -> dict[nn.Module, torch.Tensor]:
@@ -131,7 +139,8 @@ def _peaks(model: nn.Module, readers: set[nn.Linear]) -> dict[nn.Module, torch.T
     handles = [reader.register_forward_pre_hook(note) for reader in readers]
     try:
         with torch.no_grad():
-            model(ids, torch.ones_like(ids))
+            ask = model.all_logits if isinstance(model, ExitClassifier) else model
+            ask(ids, torch.ones_like(ids))
     finally:
         for handle in handles:
             handle.remove()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from edgeformer.errors import InputError
-from edgeformer.runtime.exiting import ExitRule, check_rule
+from edgeformer.runtime.exiting import CRITERIA, ExitRule, check_rule
 from edgeformer.runtime.manifest import ExitTable, Port, Program, Variant
 
 Need = Callable[[bool, str], None]
@@ -70,6 +70,7 @@ def _hidden(width: int) -> tuple[int | str, ...]:
 
 def _check_table(table: ExitTable, classes: int, need: Need) -> None:
     need(classes >= 2, "exits need two classes at least")
+    need(table.criterion in CRITERIA, f"unknown exit criterion {table.criterion!r}")
     if table.threshold is not None:
         try:
             check_rule(ExitRule(table.criterion, table.threshold), len(table.layers), classes)

@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import InputError
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.manifest import Variant
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -148,7 +150,8 @@ class Lookup:
         nearest = np.clip(np.rint(first / self.step), 0, len(self.rows) - 1).astype(np.intp)
         below = self.rows[nearest] < threshold
         last = self.rows.shape[1] + 2
-        return np.where(below.any(axis=1), below.argmax(axis=1) + 2, last).astype(np.intp)
+        caps = np.where(below.any(axis=1), below.argmax(axis=1) + 2, last)
+        return np.asarray(caps, np.intp)
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,21 @@ def replay(
         exits[inside[gone]] = segment
         inside = inside[~gone]
     return exits
+
+
+def exit_answers(variant: Variant, batch: RaggedBatch) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Room for what ``Engine.encode_exits`` returns.
+
+    Raises:
+        InputError: the variant has no segments.
+    """
+    if variant.exits is None:
+        raise InputError(
+            f"{variant.id} has no exits: a text goes through all of its layers",
+            hint="leave exit and latency_ms out, or convert a model that was trained with exits",
+        )
+    classes = int(variant.segments[-1].outputs[0].shape[-1])
+    return np.zeros((len(batch), classes), np.float32), np.zeros(len(batch), np.intp)
 
 
 State = TypeVar("State")

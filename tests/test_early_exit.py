@@ -394,8 +394,10 @@ def test_exits_of_several_labels_do_not_convert(tmp_path: Path) -> None:
     assert not (tmp_path / "x.edge").exists()
 
 
-def test_the_command_line_says_the_layer(edgeformer: Edgeformer) -> None:
-    path = exit_bundle()
+def test_the_command_line_says_the_layer(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edgeformer, path = Edgeformer(capfd, monkeypatch), exit_bundle()
     code, out, _ = edgeformer("run", path, "a", "--exit", "0.69")
     assert code == 0 and out.rstrip().split("\t")[-1].startswith("layer ")
     _, out, _ = edgeformer("run", path, "a", "--exit", "0", "--json")

@@ -10,7 +10,7 @@ from edgeformer.converters.plan.cut import cut_program
 from edgeformer.converters.plan.lower import lower
 from edgeformer.converters.plan.write import write_plan
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.device_profiles.profile import DeviceProfile, Storage
 from edgeformer.errors import ModelError
 from edgeformer.runtime.manifest import Variant
 
@@ -52,17 +52,29 @@ def export_numpy(
         variant_id = f"numpy-{precision}"
         file = f"{variant_id}/model.plan"
         (root / variant_id).mkdir(parents=True, exist_ok=True)
-        write_plan(root / file, graphs, precision, tile_width)
+        write_plan(root / file, graphs, precision, tile_width, profile.storage)
         variants.append(
             Variant(
                 id=variant_id,
                 engine="numpy",
                 precision=precision,
                 layout=lowered.layout,
-                note=lowered.note,
+                note="; ".join(
+                    filter(None, (lowered.note, _stored_as(precision, profile.storage)))
+                ),
                 provider="",
                 programs={cut.name: cut.program(file) for cut in programs},
                 exits=exit_table(prepared),
             )
         )
     return tuple(variants)
+
+
+def _stored_as(precision: str, storage: Storage) -> str:
+    """One sentence where the file holds other values than the engine computes with."""
+    if precision == "fp32" or storage.weights == "int8":
+        return ""
+    return (
+        f"weights stored as {storage.weights}, a range for each {storage.ranges}, decoded to"
+        f" {storage.decoded}"
+    )

@@ -125,8 +125,9 @@ class TorchEngine:
         """Nothing to release."""
 
 
-def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
-    card = ModelCard(
+def card_of(loaded: "LoadedModel") -> ModelCard:
+    """What a bundle would say of the checkpoint, as far as its answers are judged by that."""
+    return ModelCard(
         name=loaded.name,
         family=loaded.family,
         task=loaded.task,
@@ -137,6 +138,9 @@ def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
         max_length=loaded.max_length,
         parameters=loaded.parameters,
     )
+
+
+def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
     program = Program("", "", (), (), (Port(output, "float32", ("batch",)),))
     variant = Variant(VARIANT, "pytorch", "fp32", "dense", "", "", {"main": program})
-    return Manifest(card, {}, ("pytorch",), 0, "", "", (variant,), {})
+    return Manifest(card_of(loaded), {}, ("pytorch",), 0, "", "", (variant,), {})

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeformer import cli_text
-from edgeformer.cli_common import finite, json_option, say, split_names, threads_option
+from edgeformer.cli_common import json_option, say, split_names, threads_option
 from edgeformer.errors import DataError, InputError, UsageError
+from edgeformer.plain_json import finite
 
 if TYPE_CHECKING:
     from edgeformer.runtime.manifest import Manifest

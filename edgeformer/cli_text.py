@@ -133,6 +133,8 @@ def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
         lines.append(f"labels   {', '.join(card.labels)}")
     if manifest.recipe:
         lines.append(f"recipe   {manifest.recipe}")
+    if manifest.chosen:
+        lines.append(f"chosen   {manifest.chosen}")
     order = ", ".join(e if e in installed else f"{e} (not installed)" for e in manifest.engines)
     lines += [
         f"profile  {profile.get('name', '?')}: {profile.get('description', '')}",

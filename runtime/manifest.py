@@ -246,6 +246,7 @@ class Manifest:
         files: every file but manifest.json.
         tools: versions of what made the files.
         forced: True if a tolerance was missed and ``--force`` wrote the bundle all the same.
+        chosen: how a search to a budget came to this bundle, in a sentence; empty without one.
     """
 
     model: ModelCard
@@ -259,6 +260,7 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     recipe: str = ""
     forced: bool = False
+    chosen: str = field(default="", metadata=_ADDED)
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -45,8 +45,9 @@ def manifest_digest(manifest: Manifest) -> str:
 def _plain_data(manifest: Manifest) -> dict[str, Any]:
     """The manifest as it is written: without fields that were added later and are not used."""
     data = asdict(manifest)
-    records: list[tuple[ModelCard | Parity | Variant | None, Any]] = [
-        (manifest.model, data["model"])
+    records: list[tuple[Manifest | ModelCard | Parity | Variant | None, Any]] = [
+        (manifest, data),
+        (manifest.model, data["model"]),
     ]
     for variant, row in zip(manifest.variants, data["variants"], strict=True):
         records += [(variant, row), (variant.parity, row["parity"])]

@@ -5,23 +5,13 @@ import click
 from edgeformer.cli_common import (
     Progress,
     json_option,
+    name_pairs,
     print_result,
     progress_option,
     threads_option,
 )
 from edgeformer.cli_ssh import ssh_options, the_board
 from edgeformer.errors import UsageError
-
-
-def _pairs(option: str, text: str | None) -> dict[str, str]:
-    """``a=b,c=d`` as a dict; UsageError for anything else."""
-    found: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not key or key in found:
-            raise UsageError(f"{option} {text!r}: {part!r} is not NAME=NAME", hint="write a=b,c=d")
-        found[key] = value
-    return found
 
 
 def _minimums(values: tuple[str, ...]) -> dict[str, float]:
@@ -93,8 +83,8 @@ def evaluate(
             engine=engine,
             threads=threads,
             against=against,
-            columns=make_columns(_pairs("--columns", columns)),
-            labels_map=_pairs("--labels-map", labels_map),
+            columns=make_columns(name_pairs("--columns", columns)),
+            labels_map=name_pairs("--labels-map", labels_map),
             minimums=_minimums(least),
             on_long=on_long or "",
             save_predictions=save_predictions,

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import ModelError
+from edgeformer.errors import InputError, ModelError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.dispatch import Dispatcher
+from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Manifest, ModelCard, Port, Program, Variant
@@ -113,6 +114,12 @@ class TorchEngine:
         per_token = bool(ordered) and ordered[0].ndim == 2
         join = np.concatenate if per_token else np.stack
         return {self._output: join(ordered)}
+
+    def encode_exits(
+        self, batch: RaggedBatch, leave: Leave
+    ) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """A checkpoint runs through all of its layers. Raises InputError."""
+        raise InputError("a checkpoint has no segments", hint="convert it, and run the bundle")
 
     def close(self) -> None:
         """Nothing to release."""

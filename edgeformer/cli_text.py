@@ -1,6 +1,7 @@
 """How results look on a terminal: pure functions from results to text. No click, no printing."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,8 +74,17 @@ def vector_text(vector: Sequence[float]) -> str:
 
 
 def labels_text(labels: "Sequence[Label]") -> str:
-    """Labels with their scores on one line, best first."""
-    return "\t".join(f"{label.name}\t{label.score:.4f}" for label in labels)
+    """Labels with their scores on one line, best first, and the layer at which a text left."""
+    parts = [f"{label.name}\t{label.score:.4f}" for label in labels]
+    if labels and labels[0].exit_layer is not None:
+        parts.append(f"layer {labels[0].exit_layer}")
+    return "\t".join(parts)
+
+
+def label_data(label: "Label") -> dict[str, Any]:
+    """A label for JSON, the layer at which a text left where it could leave."""
+    data = asdict(label)
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def spans_text(spans: "Sequence[Span]") -> str:

@@ -15,6 +15,7 @@ from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.exit_segments import prepare_exits
 from edgeformer.image_settings import read_image_input
 from edgeformer.runtime.engine import ENGINES
 from edgeformer.runtime.manifest import ModelCard, Port
@@ -211,6 +212,7 @@ def prepare_checkpoint(
         card=card,
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
+        exits=prepare_exits(module, loaded.problem_type),
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

@@ -81,6 +81,8 @@ class ConversionSettings:
         own_texts: they are the user's, so that their lengths tell what the device will see.
         golden: (text, pair) of the self-test stored in the bundle.
         recipe: name of the compression recipe that made the model, if any.
+        fp32_share: share of the weights of an int8 file that stays in float32, the most sensitive
+            ones, whether or not int8 alone would do; for onnx and tflite.
         zip_file: one file instead of a folder.
         force: overwrite, and write even if a tolerance is missed.
     """
@@ -93,6 +95,7 @@ class ConversionSettings:
     own_texts: bool = False
     golden: tuple[Text, ...] = ()
     recipe: str = ""
+    fp32_share: float = 0.0
     zip_file: bool = False
     force: bool = False
 
@@ -174,7 +177,9 @@ def _convert(
             (folder / TOKENIZER).parent.mkdir()
             (folder / TOKENIZER).write_bytes(prepared.tokenizer_json)
         (folder / GOLDEN).write_bytes(dump_golden(golden))
-        refiner = Refiner(prepared, calibration, settings.profile, folder, stages)
+        refiner = Refiner(
+            prepared, calibration, settings.profile, folder, stages, settings.fp32_share
+        )
         variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
         manifest = _manifest(prepared, settings, variants, folder)
         write_manifest(folder, manifest)

@@ -328,6 +328,7 @@ class Report:
         accuracy, exits: from an evaluation.
         notes: what makes the figures less than trustworthy.
         void_reasons: what makes them void: throttling, or other work on the CPUs.
+        host: name of the board and how it was reached, where it was measured over ssh; else empty.
     """
 
     bundle: BundleFacts
@@ -344,6 +345,7 @@ class Report:
     exits: tuple[ExitHistogram, ...] = ()
     notes: tuple[str, ...] = ()
     void_reasons: tuple[str, ...] = ()
+    host: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -17,7 +17,9 @@ from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session
-from edgeformer.runtime.grouping import length_groups
+from edgeformer.runtime.engines.padded_segments import padded_chain
+from edgeformer.runtime.exiting import Leave, exit_answers, run_chain
+from edgeformer.runtime.grouping import MAX_TEXTS, length_groups
 from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
 
@@ -69,6 +71,7 @@ class OnnxEngine:
 
     def __init__(self, variant: Variant, threads: int, sessions: dict[str, Any]) -> None:
         self.threads = threads
+        self._variant = variant
         self._programs = variant.programs
         self._sessions = sessions
         self._single = variant.layout == "single"
@@ -112,6 +115,24 @@ class OnnxEngine:
             for port in program.outputs:
                 _put(answers[port.name], port, batch, rows, result[port.name])
         return answers
+
+    def encode_exits(
+        self, batch: RaggedBatch, leave: Leave
+    ) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """See ``Engine.encode_exits``: groups of texts of similar length, which shrink as texts
+        leave; or one text at a time."""
+        answers = exit_answers(self._variant, batch)
+        most = 1 if self._single else MAX_TEXTS
+        for rows in length_groups(batch.lengths.tolist(), self._max_waste, most):
+            chain = padded_chain(self._variant, batch.select(rows), self._run_segment)
+            texts = np.array(rows, np.intp)
+            run_chain(chain, len(self._variant.segments), texts, leave, answers)
+        return answers
+
+    def _run_segment(self, program: Program, arrays: Arrays) -> Arrays:
+        if self._single:
+            arrays.pop(_MASK)
+        return self._call(program, arrays)
 
     def _call(self, program: Program, arrays: Arrays) -> Arrays:
         session = self._sessions.get(program.file)

@@ -53,7 +53,7 @@ temperature = 2.0
 name = "two"
 steps = 10
 
-[stages.sparsity]
+[[stages.sparsity]]
 method = "magnitude"
 target = 0.5
 
@@ -85,7 +85,7 @@ def _error(path: Path, text: str) -> tuple[str, str]:
         ('"gate_taylor"', '"taylor"', 12, "prune[0].method is 'taylor'", "'gate_taylor'?"),
         ('"gate_taylor"', '"top"', 12, "'top' says which layers go, not which heads", ""),
         ('"uniform"', '"unifrom"', 19, "layer_map is 'unifrom'", "'uniform'?"),
-        ('"magnitude"', '"magnitud"', 30, "sparsity.method is 'magnitud'", "'magnitude'?"),
+        ('"magnitude"', '"magnitud"', 30, "sparsity[0].method is 'magnitud'", "'magnitude'?"),
         ("target = 0.5", "target = 1.0", 31, "must be below 1, not 1", ""),
         ("keep = 0.5 },\n]", "keep = 0.0 },\n]", 12, "prune[1].keep must be above 0, not 0", ""),
         ("keep = 0.5 },\n]", "keep = nan },\n]", 12, "must be a finite number", ""),

@@ -140,7 +140,11 @@ def train(
             before), or no memory left.
         UsageError: a pattern in ``stage.train`` that finds no parameter.
     """
-    everything = {name: 1.0 for name, _ in run.projections.named_parameters()}
+    of_spans = run.stage.span.learning_rate / run.stage.learning_rate if run.stage.span else 1.0
+    everything = {
+        name: of_spans if name.startswith("spans.") else 1.0
+        for name, _ in run.projections.named_parameters()
+    }
     parts = [(run.student, choose_trained(run.student, run.stage)), (run.projections, everything)]
     optimizer = make_optimizer(parts, run.stage)
     if optimizer_state is not None:

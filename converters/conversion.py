@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeformer.converters.buckets import OwnBuckets
 from edgeformer.converters.bundle_page import bundle_page
 from edgeformer.converters.bundle_writer import (
@@ -30,6 +33,7 @@ from edgeformer.converters.cases import (
     with_calibration,
 )
 from edgeformer.converters.conversion_text import failure_hint, failure_text, notices_of
+from edgeformer.converters.exit_verification import exit_reference, verify_exits
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.refining import Refiner
 from edgeformer.converters.sensitivity import Scan
@@ -168,6 +172,7 @@ def _convert(
     with stages.stage("reference answers"):
         reference = text_reference(prepared, tokenizer, texts)
         calibration = text_reference(prepared, tokenizer, calibration_texts)
+        expected = exit_reference(prepared.exits, reference) if prepared.exits else None
         golden_texts = task_texts(settings.golden, prepared.card)
         golden = golden_cases(prepared, tokenizer, golden_texts)
     prepared = with_calibration(prepared, calibration)
@@ -183,7 +188,8 @@ def _convert(
         variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
         manifest = _manifest(prepared, settings, variants, folder)
         write_manifest(folder, manifest)
-        verified = _verify_all(folder, manifest, reference, settings.profile.tolerance, stages)
+        tolerance = settings.profile.tolerance
+        verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
@@ -267,6 +273,7 @@ def _verify_all(
     folder: Path,
     manifest: Manifest,
     reference: Reference,
+    expected: NDArray[np.float32] | None,
     tolerance: Tolerance,
     stages: Stages,
 ) -> tuple[Variant, ...]:
@@ -277,6 +284,9 @@ def _verify_all(
                 engine = open_to_verify(bundle, variant)
                 try:
                     parity = verify(engine, variant, reference, tolerance, manifest.model.task)
+                    if expected is not None and variant.exits is not None:
+                        measured = replace(variant, parity=parity)
+                        parity = verify_exits(engine, measured, reference, expected, tolerance)
                 finally:
                     engine.close()
                 verified.append(replace(variant, parity=parity))

@@ -212,7 +212,7 @@ def prepare_checkpoint(
         card=card,
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
-        exits=prepare_exits(module, loaded.problem_type),
+        exits=prepare_exits(module, loaded.module, loaded.problem_type),
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

@@ -34,6 +34,7 @@ from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.cli_reports import compare, evaluate
 from edgeformer.cli_run import run
 from edgeformer.cli_search import budget_options, is_search, print_search
+from edgeformer.cli_ssh import chosen_target, ssh_options, the_board
 from edgeformer.errors import EdgeFormerError, UsageError
 
 
@@ -73,6 +74,7 @@ def commands() -> None:
 @click.option("--calibration", metavar="FILE", help="Texts like those to come: .jsonl .csv .txt.")
 @click.option("--golden", metavar="FILE", help="Texts of the self-test. Default: ours.")
 @budget_options
+@ssh_options
 @click.option("--zip", "zip_file", is_flag=True, help="Write one file instead of a folder.")
 @click.option("--force", is_flag=True, help="Overwrite; write even if a tolerance is missed.")
 @progress_option
@@ -101,17 +103,21 @@ def convert(
     """Convert MODEL, a Hugging Face folder, to a verified bundle for a device.
 
     Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With a budget (--max-drop,
-    --max-latency-ms) one variant is searched that holds it, measured on this machine; exit code 3
-    and no bundle if none does.
+    --max-latency-ms) one variant is searched that holds it, measured here or over --ssh; exit code
+    3 and no bundle if none does.
     """
     others = {"--eval": data, "--train": train, "--columns": columns, "--labels-map": labels_map}
+    others["--ssh"] = chosen_target()
     if is_search(max_drop, max_latency_ms, others):
         if task is not None:
-            raise UsageError("--task is not for a search: it takes the checkpoint's own task")
+            raise UsageError(
+                "--task is not for a search: it takes the checkpoint's own task",
+                hint="leave it out",
+            )
         from edgeformer.evaluation import make_columns
         from edgeformer.searching import search
 
-        with Progress(progress) as shown:
+        with Progress(progress) as shown, the_board(shown.step) as board:
             found = search(
                 model,
                 profile=profile,
@@ -129,6 +135,7 @@ def convert(
                 golden=golden,
                 zip_file=zip_file,
                 force=force,
+                measure=board.benchmark if board else None,
                 progress=shown.step,
             )
         return print_search(found, as_json)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,36 @@ class Server:
         return [pid for pid, parent in _parents().items() if parent == self.process.pid]
 
     def is_clean(self) -> bool:
-        """True as soon as no connection and no file is left, False if that does not happen."""
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < deadline:
-            if not self.sessions() and not list(self.temporary.iterdir()):
-                return True
-            time.sleep(0.02)
-        return False
+        """True as soon as no connection, process and file is left, False if that never happens."""
+        return soon(
+            lambda: (
+                not (
+                    self.sessions()
+                    or list(self.temporary.iterdir())
+                    or _processes_with(f"TMPDIR={self.temporary}")
+                )
+            )
+        )
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """True as soon as ``condition`` holds, False if it does not within some seconds."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _processes_with(variable: str) -> list[int]:
+    """Processes whose environment begins a variable so: those that a connection started."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
 
 
 def _parents() -> dict[int, int]:

@@ -6,9 +6,10 @@ library only, and its syntax is one that Python 3.0 can read, to say that it is 
 puts that in front).
 
 Stdin brings lines of JSON, some followed by the bytes of a file; an empty line only says that the
-other end still lives. Stdout takes lines that begin with ``MARK``, so that what a login shell
-prints is not mistaken for them. The end of stdin, however it comes, ends everything: what runs is
-killed, the folder is removed. Where the link is gone and nobody says so, silence does the same.
+other end still lives, and gets an answer that says the same. Stdout takes lines that begin with
+``MARK``, so that what a login shell prints is not mistaken for them. The end of stdin, however it
+comes, ends everything: what runs is killed, the folder is removed. Where the link is gone and
+nobody says so, silence does the same.
 """
 
 import compileall
@@ -46,7 +47,7 @@ class Inlet:
         self._held = b""
 
     def fill(self) -> None:
-        """Take what has come. Raises Gone at the end, or after too long a silence."""
+        """Take what comes within a second. Raises Gone at the end, or after too long a silence."""
         if select.select([0], [], [], min(1.0, self._silence))[0]:
             data = os.read(0, CHUNK_BYTES)
             if not data:
@@ -60,16 +61,22 @@ class Inlet:
         if time.monotonic() - self._heard > self._silence:
             raise Gone
 
+    def answer(self) -> None:
+        """Answer the other end's signs of life, which are empty lines between two orders."""
+        orders = self._held.lstrip(b"\n")
+        if len(orders) < len(self._held):
+            say({"alive": True})
+        self._held = orders
+
     def line(self) -> Any:
-        """The next line that is not empty, parsed."""
+        """The next order, parsed."""
         while True:
+            self.answer()
             line, newline, rest = self._held.partition(b"\n")
-            if not newline:
-                self.fill()
-                continue
-            self._held = rest
-            if line:
+            if newline:
+                self._held = rest
                 return json.loads(line)
+            self.fill()
 
     def copy(self, size: int, target: IO[bytes]) -> None:
         """The next ``size`` bytes into ``target``."""
@@ -147,6 +154,7 @@ def _follow(output: IO[bytes], inlet: Inlet) -> None:
         ready = select.select([0, output.fileno()], [], [], 1.0)[0]
         if 0 in ready:
             inlet.fill()
+            inlet.answer()
         inlet.check()
         if output.fileno() in ready:
             data = os.read(output.fileno(), CHUNK_BYTES)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeformer.errors import UsageError
 from edgeformer.remote import answers
-from edgeformer.remote.connection import Connection, Facts, Tell, call, place
+from edgeformer.remote.connection import Connection, Facts, Tell, call, names_of_here
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking import Counts
@@ -156,8 +156,8 @@ class Board:
             _write(Path(save_predictions), answer["predictions"])
         notes = (*report.notes, f"answered on {self.name}")
         report = replace(report, model=os.fspath(model), data=os.fspath(data), notes=notes)
-        if "against" in names and report.against:
-            told = report.against.against.replace(place(names, "against"), str(against))
+        if report.against:
+            told = names_of_here(report.against.against, names)
             report = replace(report, against=replace(report.against, against=told))
         return report
 

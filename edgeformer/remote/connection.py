@@ -177,15 +177,21 @@ class Connection:
         raise failures.died(self.target, message["ended"], self._link.said)
 
     def _as_here(self, text: str, names: Mapping[str, Path]) -> str:
-        """A message of the board with the names that its reader knows."""
-        for key, path in names.items():
-            text = text.replace(place(names, key), str(path))
+        """A message of the board as its reader needs it."""
+        text = names_of_here(text, names)
         return text.replace("edgeformer doctor", f"edgeformer doctor --ssh {self.target}")
 
 
 def place(names: Mapping[str, Path], key: str) -> str:
     """Where a file of a request lies, from the folder in which it runs."""
     return f"{key}/{names[key].resolve().name}"
+
+
+def names_of_here(text: str, names: Mapping[str, Path]) -> str:
+    """A text of the board with the paths that were sent instead of where they lie there."""
+    for key, path in names.items():
+        text = text.replace(place(names, key), str(path))
+    return text
 
 
 def _request_files(names: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

@@ -29,6 +29,10 @@ def not_connected(target: Target, python: str, status: int, said: str) -> EdgeFo
         status: ssh's exit status: 255 for its own failures, else what the board's shell gave.
         said: stderr of ssh and of the board.
     """
+    if status < 0:  # we lost patience
+        return RemoteError(
+            f"{target} does not answer", hint=f"see whether this does: ssh {_words(target)} true"
+        )
     if status == _SSH_FAILED:
         return _ssh_failed(target, said)
     if status in _NOT_FOUND or "not found" in said.lower():

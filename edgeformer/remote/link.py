@@ -5,11 +5,14 @@
         link.receive()
 
 ssh runs in a session of its own, so that Ctrl-C does not kill it before the board has cleaned up.
+Its stderr goes to a file: a shared connection that outlives it would hold a pipe open.
 """
 
 import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import tempfile
 import threading
@@ -34,10 +37,11 @@ class Link:
 
         Args:
             arguments: the program and its arguments.
-            silence_seconds: how long the board takes silence for life, at least.
+            silence_seconds: the board's signs of life are asked for three times in so long, and
+                waited for twice as long.
         """
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  not a pipe: a master
-        self._process = subprocess.Popen(  # connection may outlive ssh and hold it open
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -46,8 +50,10 @@ class Link:
             start_new_session=True,
         )
         assert self._process.stdin and self._process.stdout
-        self._in = self._process.stdin.fileno()
-        self._out = open(self._process.stdout.fileno(), "rb", closefd=False)  # noqa: SIM115
+        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._in, False)  # a link that is stuck must not hold us
+        self._patience = 2 * silence_seconds
+        self._held = b""
         self._turn = threading.Lock()
         self._closed = threading.Event()
         beat = threading.Thread(target=self._beat, args=(silence_seconds / 3,), daemon=True)
@@ -90,29 +96,45 @@ class Link:
                     left -= len(chunk)
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message of the board; None when there are no more, and ssh has ended."""
-        for line in self._out:
-            if line.startswith(MARK.encode("ascii")) and line.endswith(b"\n"):
+        """The next message of the board; None when there are no more, and ssh has ended.
+
+        A board that gives no sign of life for too long is given up.
+        """
+        while (line := self._line()) is not None:
+            if line.startswith(MARK.encode("ascii")):
                 message: dict[str, Any] = json.loads(line[len(MARK) :])
-                return message
+                if "alive" not in message:
+                    return message
         self._process.wait()
         return None
+
+    def _line(self) -> bytes | None:
+        """The next whole line, whoever wrote it; None at the end."""
+        while b"\n" not in self._held:
+            if not select.select([self._out], [], [], self._patience)[0]:
+                self._kill()
+                return None
+            data = os.read(self._out, CHUNK_BYTES)
+            if not data:
+                return None
+            self._held += data
+        line, _, self._held = self._held.partition(b"\n")
+        return line
 
     def close(self) -> None:
         """End the connection; waits a little for the board to clean up."""
         self._closed.set()
         assert self._process.stdin and self._process.stdout
         try:
-            if self._turn.acquire(timeout=1.0):  # else a beat is stuck in a link that is stuck
+            if self._turn.acquire(timeout=1.0):  # else a beat waits for a link that is stuck
                 self._turn.release()
                 self._process.stdin.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(CLOSE_SECONDS)
         finally:
-            self._process.kill()
+            self._kill()
             self._process.wait()
             self._process.stdin.close()
-            self._out.close()
             self._process.stdout.close()
             self._stderr.close()
 
@@ -126,4 +148,14 @@ class Link:
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._in, view) :]
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                if not select.select([], [self._in], [], self._patience)[1]:
+                    self._kill()
+                    raise BrokenPipeError from None
+
+    def _kill(self) -> None:
+        """End ssh and what it started, such as a ProxyCommand."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)

@@ -93,7 +93,7 @@ def share_weights(models: Sequence[ir.Model], path: Path) -> None:
                     places[key],
                     len(data),
                     tensor.dtype,
-                    shape=ir.Shape([int(size) for size in tensor.shape]),
+                    shape=ir.Shape(tensor.numpy().shape),
                     name=name,
                     base_dir=path.parent,
                 )

@@ -1,4 +1,4 @@
-"""Runs on an emulated board: marks the answer to each of some texts, for benchmarks/small_on_arm.py.
+"""Runs on an emulated board for benchmarks/small_on_arm.py: marks the answer to each text.
 
     python guest_texts.py BUNDLE VARIANT TEXTS.json
 

@@ -226,7 +226,7 @@ def _measure(
 
 def variant_files(variant: "Variant") -> list[str]:
     """Paths of the variant's model files."""
-    return sorted({program.file for program in variant.programs.values()})
+    return list(variant.files)
 
 
 def worker_request(bundle: "Bundle", cell: Cell) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def test_every_recipe_gives_a_model_that_loads_and_answers(
         scale=1e-6,
     )
     assert any("1e-06 times the steps" in notice for notice in report.notices)
-    assert report.after.nonzero <= report.before.nonzero or name == "mobilebert"
+    larger = ("mobilebert", "exits")  # bottlenecks of other sizes; ramps beside the model
+    assert report.after.nonzero <= report.before.nonzero or name in larger
     loaded = load_checkpoint(tmp_path / "out")
     assert loaded.tokenizer_json is not None
     tokenized = tokenize(read_examples(places["dev"]), loaded.tokenizer_json, loaded.max_length)

@@ -31,6 +31,8 @@ DROPPED_LAYERS = ("top", "bottom", "odd", "even", "symmetric", "spread", "betwee
 SPARSITY_METHODS = ("magnitude", "movement")
 SCHEDULES = ("constant", "linear", "cubic")
 AUGMENTATIONS = ("tang", "tinybert")
+EXITS = ("", "frozen", "joint")
+POOLINGS = ("mean", "cls")
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,10 @@ class Stage:
             ``down`` from the last; losses with a layer map then look at that layer alone.
         prune: units cut out before the stage trains.
         sparsity: weights held at zero.
+        exits: the student has off-ramps after its layers from here on (models/exits.py), and they
+            are trained: ``frozen`` alone, ``joint`` with everything else.
+        exit_pooling: what off-ramps read: the ``mean`` of the tokens' states, or ``cls``, the first
+            one.
     """
 
     name: str
@@ -180,6 +186,8 @@ class Stage:
     per_layer: str = choice(("", "up", "down"), default="")
     prune: tuple[Prune, ...] = ()
     sparsity: Sparsity | None = None
+    exits: str = choice(EXITS, default="")
+    exit_pooling: str = choice(POOLINGS, default="mean")
 
 
 @dataclass(frozen=True)

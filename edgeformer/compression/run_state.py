@@ -99,7 +99,7 @@ def unpacked(data: dict[str, Any], start: RunState, stages: tuple[Stage, ...]) -
     start.projections.load_state_dict(data["projections"])
     return RunState(
         student=student.to(next(start.student.parameters()).device),
-        head=start.head,
+        head=HeadConfig(**data["head"]),
         projections=start.projections,
         stage=data["stage"],
         step=data["step"],

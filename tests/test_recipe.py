@@ -1,6 +1,7 @@
 """Recipes: each mistake is named with its line; each built-in one names its paper and holds."""
 
 import dataclasses
+import hashlib
 import json
 import tomllib
 from pathlib import Path
@@ -232,3 +233,13 @@ def test_every_key_is_found_on_the_line_that_sets_it(data: Any) -> None:
 def test_plain_data_holds_every_key() -> None:
     data = recipe_data(load_recipe("finetune"))
     assert set(data) == {field.name for field in dataclasses.fields(Recipe)} - {"source"}
+
+
+def test_the_digest_is_of_the_keys_that_are_written() -> None:
+    """Results of hours are kept by digest, and go on counting when EdgeFormer learns a new key."""
+    loaded = load_recipe("sixteen_heads")
+    assert loaded.source is not None
+    written = tomllib.loads(Path(loaded.source.path).read_text(encoding="utf-8"))
+    data = {"stages": written["stages"]}
+    text = json.dumps(data, sort_keys=True)
+    assert loaded.digest == hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,7 @@ carries a recipe out.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from edgeformer.compression.layer_maps import LAYER_MAPS
@@ -289,11 +289,22 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the result; names and remarks do not count."""
-        said = ("name", "title", "paper", "deviations", "export")
-        data = {key: value for key, value in recipe_data(self).items() if key not in said}
+        """SHA-256 of everything that decides the result; names and remarks do not count, nor what
+        has its default: a recipe stays the same when EdgeFormer learns a new key."""
+        said = ("name", "title", "paper", "deviations", "export", "source")
+        data = {key: value for key, value in _chosen(self).items() if key not in said}
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _chosen(settings: Any) -> Any:
+    """Plain data of dataclasses, without what has its default."""
+    if isinstance(settings, tuple):
+        return [_chosen(value) for value in settings]
+    if not is_dataclass(settings):
+        return settings
+    values = {f.name: (getattr(settings, f.name), f.default) for f in fields(settings)}
+    return {name: _chosen(value) for name, (value, default) in values.items() if value != default}
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:

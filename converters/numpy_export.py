@@ -5,12 +5,14 @@ variants = export_numpy(prepared, ("int8",), load_profile("rpi4"), staging_folde
 
 from pathlib import Path
 
+from edgeformer.converters.exits import cuts, exit_table, with_every_exit
+from edgeformer.converters.plan.cut import cut_program
 from edgeformer.converters.plan.lower import lower
 from edgeformer.converters.plan.write import write_plan
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.device_profiles.profile import DeviceProfile
+from edgeformer.device_profiles.profile import DeviceProfile, Storage
 from edgeformer.errors import ModelError
-from edgeformer.runtime.manifest import Program, Variant
+from edgeformer.runtime.manifest import Variant
 
 _PRECISIONS = ("fp32", "int8")
 _TILE_WIDTH = 64
@@ -41,24 +43,37 @@ def export_numpy(
                 f"the NumPy engine has no {precision}",
                 hint=f"set quantization.numpy of the profile to one of: {', '.join(_PRECISIONS)}",
             )
-    lowered = lower(prepared)
+    lowered = lower(with_every_exit(prepared))
+    programs = cuts(prepared)
+    graphs = {cut.name: (lowered.layout, cut_program(lowered.graph, cut)) for cut in programs}
     tile_width = _TILE_WIDTH if "avx512f" in profile.cpu.isa else 0
     variants = []
     for precision in precisions:
         variant_id = f"numpy-{precision}"
         file = f"{variant_id}/model.plan"
         (root / variant_id).mkdir(parents=True, exist_ok=True)
-        write_plan(root / file, {"main": (lowered.layout, lowered.graph)}, precision, tile_width)
-        program = Program(file, "main", (), prepared.inputs, prepared.outputs)
+        write_plan(root / file, graphs, precision, tile_width, profile.storage)
+        notes = (lowered.note, _stored_as(precision, profile.storage))
         variants.append(
             Variant(
                 id=variant_id,
                 engine="numpy",
                 precision=precision,
                 layout=lowered.layout,
-                note=lowered.note,
+                note="; ".join(filter(None, notes)),
                 provider="",
-                programs={"main": program},
+                programs={cut.name: cut.program(file) for cut in programs},
+                exits=exit_table(prepared),
             )
         )
     return tuple(variants)
+
+
+def _stored_as(precision: str, storage: Storage) -> str:
+    """One sentence where the file holds other values than the engine computes with."""
+    if precision == "fp32" or storage.weights == "int8":
+        return ""
+    return (
+        f"weights stored as {storage.weights}, a range for each {storage.ranges}, decoded to"
+        f" {storage.decoded}"
+    )

@@ -12,6 +12,25 @@ from edgeformer.runtime.manifest import ModelCard, Port
 
 
 @dataclass(frozen=True)
+class PreparedExits:
+    """What a model with early exits can do besides.
+
+    Attributes:
+        module: in eval mode; takes the inputs of the model and gives ``hidden_k`` (batch, sequence,
+            hidden_size) and ``logits_k`` (batch, classes) of each segment k from 1, the last of
+            which has no ``hidden_k`` (converters/exits.py makes one).
+        layers: layers that are done after each segment.
+        hidden_size: width of the hidden states.
+        reference: the same of the model as it was loaded, whose answers are the right ones.
+    """
+
+    module: torch.nn.Module
+    layers: tuple[int, ...]
+    hidden_size: int
+    reference: torch.nn.Module
+
+
+@dataclass(frozen=True)
 class PreparedModel:
     """A module that is ready to be exported.
 
@@ -29,6 +48,7 @@ class PreparedModel:
         tokenizer_json: contents of tokenizer.json, truncation and padding removed; None if none.
         original: what ``module`` was made from, whose answers those of the files are compared
             with; None for ``module`` itself.
+        exits: of a model that texts may leave early, else None.
     """
 
     module: torch.nn.Module
@@ -38,6 +58,7 @@ class PreparedModel:
     card: ModelCard
     tokenizer_json: bytes | None = None
     original: torch.nn.Module | None = None
+    exits: PreparedExits | None = None
 
     @property
     def paddable(self) -> bool:

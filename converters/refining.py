@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeformer.converters.bundle_writer import file_records, write_manifest
 from edgeformer.converters.prepared import PreparedModel
-from edgeformer.converters.sensitivity import Draft, Scan, rank_sites, scan
+from edgeformer.converters.sensitivity import Draft, Scan, Site, keep_share, rank_sites, scan
 from edgeformer.converters.stages import Stages
 from edgeformer.converters.verification import Reference, judge, open_to_verify, verify
 from edgeformer.device_profiles.profile import DeviceProfile
@@ -35,32 +35,46 @@ class Refiner:
         profile: DeviceProfile,
         folder: Path,
         stages: Stages,
+        fp32_share: float = 0.0,
     ) -> None:
-        """Takes PyTorch's answers to the calibration texts and the staging folder."""
+        """Takes PyTorch's answers to the calibration texts, the staging folder, and the share of
+        the weights that stays in float32 in any case."""
         self._prepared, self._calibration, self._profile = prepared, calibration, profile
         self._folder, self._stages = folder, stages
+        self._fp32_share = fp32_share
         self.scans: dict[str, Scan] = {}
 
     def refine(self, draft: Draft) -> Variant:
-        """The variant with everything in int8 if that holds the tolerance, else the scan's."""
+        """The variant with everything in int8 if that holds the tolerance, else the scan's; with a
+        share that stays in float32, the one with that."""
         variant = draft.write(frozenset())
         with self._stages.stage(f"try {variant.id}"):
             first = self._measure(variant)
+        if self._fp32_share and draft.sites:
+            return self._noted(
+                draft, variant, keep_share(self._rank(draft, variant), self._fp32_share, first)
+            )
         alone = replace(first, batch_cosine=None)  # what a batch does, no precision repairs
         tolerance = self._profile.tolerance
         if not draft.sites or judge(alone, variant.precision, tolerance).passed:
             return variant
-        with self._stages.stage(f"rank the {len(draft.sites)} sites of {variant.id}"):
-            ranked = rank_sites(
-                self._prepared.module, self._prepared.examples, self._calibration, draft.sites
-            )
 
         def measure(kept: frozenset[str]) -> Parity:
             with self._stages.stage(f"try {variant.id}, {len(kept)} in float32"):
                 return self._measure(draft.write(kept))
 
         share = self._profile.quantization.max_fp32_share
-        found = scan(ranked, first, measure, tolerance, share)
+        found = scan(self._rank(draft, variant), first, measure, tolerance, share)
+        return self._noted(draft, variant, found)
+
+    def _rank(self, draft: Draft, variant: Variant) -> list[Site]:
+        with self._stages.stage(f"rank the {len(draft.sites)} sites of {variant.id}"):
+            return rank_sites(
+                self._prepared.module, self._prepared.examples, self._calibration, draft.sites
+            )
+
+    def _noted(self, draft: Draft, variant: Variant, found: Scan) -> Variant:
+        """The variant that the scan chose, its file written, the table beside it."""
         draft.write(frozenset(site.name for site in found.kept))
         self.scans[variant.id] = found
         table = json.dumps(asdict(found), indent=1) + "\n"

@@ -113,6 +113,8 @@ class Scan:
                 f"the {best.kept} most sensitive sites in float32, the most that the profile"
                 f" allows, would give min cosine {best.min_cosine:.4f} {tried}"
             )
+        if not self.kept:
+            return f"no site is as small as {self.max_share:.3g} of the weights {tried}"
         names = ", ".join(site.name for site in self.kept[:_NAMED])
         if len(self.kept) > _NAMED:
             names += f" and {len(self.kept) - _NAMED} more"
@@ -153,6 +155,19 @@ def scan(
     trials = tuple(_trial(tried, parity) for tried, parity in parities.items())
     table = tuple(replace(site, kept=site.name in kept) for site in ranked)
     return Scan(table, trials, first.texts, max_share, aim is not None)
+
+
+def keep_share(ranked: Sequence[Site], share: float, first: Parity) -> Scan:
+    """A scan that tries nothing: the most sensitive sites stay, up to a share of the weights.
+
+    Args:
+        ranked: the most sensitive first, from ``rank_sites``.
+        share: of all values, 0 to 1.
+        first: how the file with all in int8 does on the calibration texts.
+    """
+    kept = frozenset(_within(ranked, share * sum(site.values for site in ranked)))
+    table = tuple(replace(site, kept=site.name in kept) for site in ranked)
+    return Scan(table, (_trial(0, first),), first.texts, share, passed=True)
 
 
 def _within(ranked: Sequence[Site], most: float) -> list[str]:

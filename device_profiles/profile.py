@@ -17,6 +17,11 @@ _FOLDER = Path(__file__).parent
 ARCHITECTURES = ("aarch64", "armv7l", "x86_64")
 PRECISIONS = ("fp32", "fp16", "int8")
 ONNX_RANGES = ("row", "text")
+# adaptivfloatNeE: N bits, E of them the exponent's, and at least the sign besides
+STORED = (
+    "int8",
+    *(f"adaptivfloat{bits}e{e}" for bits in range(4, 9) for e in range(1, min(bits - 1, 5) + 1)),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,19 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How the file of the NumPy engine holds its weights. ``weights`` is ``int8``, which the engine
+    maps, or a kind of AdaptivFloat, which it decodes when it loads: to ``decoded``, ``int8`` or
+    ``fp32``. A range of exponents is for the ``tensor`` or each ``channel`` (``ranges``).
+    ``sparse`` is ``auto``, a bitmask where that is smaller, or ``never``."""
+
+    weights: str
+    ranges: str
+    decoded: str
+    sparse: str
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """How far answers may be from the PyTorch model's. ``*_max_abs`` is multiplied by
     max(1, largest absolute reference value); ``batch_min_cosine`` compares a text alone with the
@@ -99,6 +117,7 @@ class DeviceProfile:
     runtime: Runtime
     length: Length
     quantization: Quantization
+    storage: Storage
     tolerance: Tolerance
 
 
@@ -234,3 +253,10 @@ def _check_values(profile: DeviceProfile) -> None:
             getattr(quantization, name) in ("fp32", "int8"),
             f"quantization.{name} must be fp32 or int8",
         )
+    for name, words in (
+        ("weights", STORED),
+        ("ranges", ("tensor", "channel")),
+        ("decoded", ("int8", "fp32")),
+        ("sparse", ("auto", "never")),
+    ):
+        need(getattr(profile.storage, name) in words, f"storage.{name} must be of {words}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeformer.evaluation import evaluate as evaluate
     from edgeformer.pipeline import convert as convert
     from edgeformer.runtime.loading import load as load
+    from edgeformer.searching import search as search
     from edgeformer.tuning import tune as tune
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "benchmark": "edgeformer.benchmarking",
     "tune": "edgeformer.tuning",
     "evaluate": "edgeformer.evaluation",
+    "search": "edgeformer.searching",
     "EdgeFormerError": "edgeformer.errors",
 }
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "convert",
     "evaluate",
     "load",
+    "search",
     "tune",
 ]
 

@@ -9,10 +9,10 @@ def benchmark_text(report: Report) -> str:
     """The tables of a benchmark, what it was measured on, and what to doubt."""
     rows = tables.labelled([report])
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    machine = report.machine
+    machine, host = report.machine, f"{report.host}: " if report.host else ""
     lines = [
         f"{report.bundle.name} for {report.bundle.profile}: {_work_line(report)}",
-        f"on {cpu_line(machine)}; {machine.system}; {machine.python}",
+        f"on {host}{cpu_line(machine)}; {machine.system}; {machine.python}",
         versions,
     ]
     if rows:

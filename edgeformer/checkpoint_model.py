@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import ModelError
+from edgeformer.errors import InputError, ModelError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.dispatch import Dispatcher
+from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Manifest, ModelCard, Port, Program, Variant
@@ -114,12 +115,19 @@ class TorchEngine:
         join = np.concatenate if per_token else np.stack
         return {self._output: join(ordered)}
 
+    def encode_exits(
+        self, batch: RaggedBatch, leave: Leave
+    ) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """A checkpoint runs through all of its layers. Raises InputError."""
+        raise InputError("a checkpoint has no segments", hint="convert it, and run the bundle")
+
     def close(self) -> None:
         """Nothing to release."""
 
 
-def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
-    card = ModelCard(
+def card_of(loaded: "LoadedModel") -> ModelCard:
+    """What a bundle would say of the checkpoint, as far as its answers are judged by that."""
+    return ModelCard(
         name=loaded.name,
         family=loaded.family,
         task=loaded.task,
@@ -130,6 +138,9 @@ def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
         max_length=loaded.max_length,
         parameters=loaded.parameters,
     )
+
+
+def _manifest(loaded: "LoadedModel", output: str) -> Manifest:
     program = Program("", "", (), (), (Port(output, "float32", ("batch",)),))
     variant = Variant(VARIANT, "pytorch", "fp32", "dense", "", "", {"main": program})
-    return Manifest(card, {}, ("pytorch",), 0, "", "", (variant,), {})
+    return Manifest(card_of(loaded), {}, ("pytorch",), 0, "", "", (variant,), {})

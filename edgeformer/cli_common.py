@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,17 @@ def split_names(ctx: click.Context, parameter: click.Parameter, value: str | Non
     if not names:
         raise click.BadParameter("names, separated by commas", ctx, parameter)
     return names
+
+
+def name_pairs(option: str, text: str | None) -> dict[str, str]:
+    """``a=b,c=d`` as a dict; UsageError for anything else."""
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key or key in found:
+            raise UsageError(f"{option} {text!r}: {part!r} is not NAME=NAME", hint="write a=b,c=d")
+        found[key] = value
+    return found
 
 
 class Commands(click.Group):
@@ -87,18 +97,11 @@ class Progress:
 def print_result(data: Any, text: str, as_json: bool) -> None:
     """Print a command's result on stdout, as JSON or as text."""
     if as_json:
+        from edgeformer.plain_json import finite
+
         click.echo(json.dumps(finite(data), indent=1, default=str))
     else:
         click.echo(text)
-
-
-def finite(value: Any) -> Any:
-    """The same data with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str) -> None:

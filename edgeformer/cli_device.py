@@ -13,6 +13,7 @@ from edgeformer.cli_common import (
     say,
     threads_option,
 )
+from edgeformer.cli_ssh import ssh_options, the_board
 from edgeformer.errors import BundleError, EngineError
 
 
@@ -28,12 +29,16 @@ def inspect(bundle: str, verify: bool, progress: bool | None, as_json: bool) -> 
     from edgeformer.inspection import verify_bundle
     from edgeformer.runtime.bundle import open_bundle
     from edgeformer.runtime.engine import ENGINES, missing_engine
+    from edgeformer.stored_sizes import bundle_sizes
 
     with open_bundle(bundle) as opened:
-        manifest = opened.manifest
+        manifest, sizes = opened.manifest, bundle_sizes(opened)
     installed = {name for name in ENGINES if missing_engine(name) is None}
     data = {"path": bundle, "manifest": asdict(manifest), "installed": sorted(installed)}
+    data["stored"] = {name: [asdict(row) for row in rows] for name, rows in sizes.items()}
     text = cli_text.bundle_text(bundle, manifest, installed)
+    for name, rows in sizes.items():
+        text += f"\n\n{cli_text.stored_text(name, rows)}"
     if not verify:
         return print_result(data, text, as_json)
     with Progress(progress) as shown:
@@ -61,6 +66,7 @@ def inspect(bundle: str, verify: bool, progress: bool | None, as_json: bool) -> 
 )
 @click.option("--force", is_flag=True, help="Conclude on a busy or throttled machine too.")
 @threads_option
+@ssh_options
 @progress_option
 @json_option
 def tune(
@@ -74,13 +80,14 @@ def tune(
 ) -> None:
     """Measure which engine of BUNDLE is fastest here, and let it answer from now on.
 
-    The table is written beside BUNDLE; run and load() go by it on this machine, text by text.
+    The table is written beside BUNDLE; run and load() go by it on this machine, text by text. Over
+    --ssh it is a board that is measured, and there that the table holds.
     """
     from edgeformer.tuning import tune as run_tuning
     from edgeformer.tuning_text import tuning_text
 
-    with Progress(progress) as shown:
-        tuning = run_tuning(
+    with Progress(progress) as shown, the_board(shown.step) as board:
+        tuning = (board.tune if board else run_tuning)(
             bundle,
             output=output,
             seconds=seconds,
@@ -94,14 +101,17 @@ def tune(
 
 
 @click.command()
+@ssh_options
 @progress_option
 @json_option
 def doctor(progress: bool | None, as_json: bool) -> None:
-    """Test every engine on this machine, and say what to install or change."""
+    """Test every engine on this machine, or a board, and say what to install or change."""
     from edgeformer.doctor import diagnose
 
-    with Progress(progress) as shown:
-        diagnosis = diagnose(shown.step)
+    with Progress(progress) as shown, the_board(shown.step) as board:
+        diagnosis = board.diagnose(shown.step) if board else diagnose(shown.step)
+        if board:
+            say(f"on {board.name}")
     print_result(diagnosis.as_dict(), cli_text.doctor_text(diagnosis), as_json)
     if not diagnosis.healthy:
         failing = [check.engine for check in diagnosis.engines if check.state == "fails"]

@@ -3,6 +3,7 @@
 import click
 
 from edgeformer.cli_common import Progress, json_option, print_result, progress_option, say
+from edgeformer.cli_ssh import doctor_hint, ssh_options, the_board
 from edgeformer.errors import EngineError
 
 
@@ -32,6 +33,11 @@ def _numbers(
     "--iterations", type=click.IntRange(min=1), help="Timed calls. Default: 3 seconds' worth."
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Processes that make them. Default: 3, or 1 with --iterations.",
+)
+@click.option(
     "--threads",
     metavar="N,M",
     callback=_numbers,
@@ -46,6 +52,7 @@ def _numbers(
     help="File to write: .json, .md or .html; may be repeated.",
 )
 @click.option("--force", is_flag=True, help="Overwrite reports.")
+@ssh_options
 @progress_option
 @json_option
 def benchmark(
@@ -55,6 +62,7 @@ def benchmark(
     tokens: tuple[int, ...] | None,
     batch: tuple[int, ...] | None,
     iterations: int | None,
+    rounds: int | None,
     threads: tuple[int, ...] | None,
     per_layer: bool,
     files: tuple[str, ...],
@@ -62,7 +70,7 @@ def benchmark(
     progress: bool | None,
     as_json: bool,
 ) -> None:
-    """Measure BUNDLE on this machine, each engine in a fresh process.
+    """Measure BUNDLE on this machine, or over --ssh on a board, each engine in a fresh process.
 
     Several threads, lengths and batches, separated by commas, make a matrix.
     """
@@ -72,14 +80,15 @@ def benchmark(
 
     check_outputs(files, force)
     names = tuple(name.strip() for given in engines for name in given.split(","))
-    with Progress(progress) as shown:
-        report = run_benchmark(
+    with Progress(progress) as shown, the_board(shown.step) as board:
+        report = (board.benchmark if board else run_benchmark)(
             bundle,
             engines=names,
             text=text,
             tokens=tokens,
             batch=batch,
             iterations=iterations,
+            rounds=rounds,
             threads=threads,
             per_layer=per_layer,
             progress=shown.step,
@@ -91,7 +100,7 @@ def benchmark(
     wrong = [result.variant for result in report.results if result.state in bad]
     if wrong or not report.measured:
         what = ", ".join(dict.fromkeys(wrong)) or "any engine of the bundle"
-        raise EngineError(f"could not measure {what}", hint="edgeformer doctor")
+        raise EngineError(f"could not measure {what}", hint=doctor_hint())
 
 
 @click.command("report")

@@ -5,22 +5,13 @@ import click
 from edgeformer.cli_common import (
     Progress,
     json_option,
+    name_pairs,
     print_result,
     progress_option,
     threads_option,
 )
+from edgeformer.cli_ssh import ssh_options, the_board
 from edgeformer.errors import UsageError
-
-
-def _pairs(option: str, text: str | None) -> dict[str, str]:
-    """``a=b,c=d`` as a dict; UsageError for anything else."""
-    found: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not key or key in found:
-            raise UsageError(f"{option} {text!r}: {part!r} is not NAME=NAME", hint="write a=b,c=d")
-        found[key] = value
-    return found
 
 
 def _minimums(values: tuple[str, ...]) -> dict[str, float]:
@@ -54,6 +45,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
 @click.option("--force", is_flag=True, help="Overwrite the predictions file.")
 @click.option("--add-to", metavar="REPORT.json", help="Report of benchmark to add the figure to.")
 @threads_option
+@ssh_options
 @progress_option
 @json_option
 def evaluate(
@@ -74,7 +66,8 @@ def evaluate(
 ) -> None:
     """Measure how right BUNDLE is on the labelled rows of DATA (.jsonl, .csv, .tsv).
 
-    On the host, BUNDLE may be a checkpoint folder. --against compares on the same rows.
+    On the host, BUNDLE may be a checkpoint folder. --against compares on the same rows. --ssh
+    answers on a board.
     """
     from edgeformer.evaluation import evaluate as run_evaluation
     from edgeformer.evaluation import make_columns
@@ -83,15 +76,15 @@ def evaluate(
 
     if add_to is not None:
         check_report(add_to, bundle)
-    with Progress(progress) as shown:
-        report = run_evaluation(
+    with Progress(progress) as shown, the_board(shown.step) as board:
+        report = (board.evaluate if board else run_evaluation)(
             bundle,
             data,
             engine=engine,
             threads=threads,
             against=against,
-            columns=make_columns(_pairs("--columns", columns)),
-            labels_map=_pairs("--labels-map", labels_map),
+            columns=make_columns(name_pairs("--columns", columns)),
+            labels_map=name_pairs("--labels-map", labels_map),
             minimums=_minimums(least),
             on_long=on_long or "",
             save_predictions=save_predictions,

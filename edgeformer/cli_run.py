@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeformer import cli_text
-from edgeformer.cli_common import finite, json_option, say, split_names, threads_option
+from edgeformer.cli_common import json_option, say, split_names, threads_option
 from edgeformer.errors import DataError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _TASKS = {
     "--candidates": ("classification",),
     "--hypothesis": ("classification",),
     "--multi-label": ("classification",),
+    "--exit": ("classification",),
+    "--latency-ms": ("classification",),
     "--context": ("question-answering",),
     "--top-k": ("classification", "question-answering", "fill-mask"),
 }
@@ -40,6 +42,8 @@ class _Options:
     hypothesis: str | None
     multi_label: bool
     top_k: int | None
+    exit: str | None
+    latency_ms: float | None
 
     def given(self) -> list[str]:
         """The options that were typed, by their names."""
@@ -76,6 +80,13 @@ class _Options:
 @click.option(
     "--top-k", type=click.IntRange(min=1), help="Answers of each text.  [default: 1; masks: 5]"
 )
+@click.option(
+    "--exit",
+    "exit_rule",
+    metavar="auto|T|none",
+    help="When a text may leave a model with exits: as calibrated, or below an entropy of T.",
+)
+@click.option("--latency-ms", type=float, help="Most milliseconds of a text, with exits.")
 @json_option
 def run(
     bundle: str,
@@ -89,6 +100,8 @@ def run(
     engine: str,
     threads: int | None,
     top_k: int | None,
+    exit_rule: str | None,
+    latency_ms: float | None,
     as_json: bool,
 ) -> None:
     """Answer TEXT, or an image, with BUNDLE.
@@ -100,10 +113,13 @@ def run(
     spans, masks and several answers it is a line for each, and an empty line after each text of
     stdin. --json prints one object a line.
     """
+    from edgeformer.plain_json import finite
     from edgeformer.runtime import load
 
     context = None if context is None else _context(context)
-    options = _Options(pair, context, candidates, hypothesis, multi_label, top_k)
+    options = _Options(
+        pair, context, candidates, hypothesis, multi_label, top_k, exit_rule, latency_ms
+    )
     truncated = 0
     with load(bundle, engine, threads) as model:
         for name, reason in model.skipped:
@@ -208,6 +224,8 @@ def _answers(model: "Model", texts: list[str], options: _Options) -> Iterator[_A
             candidates=options.candidates,
             hypothesis=options.hypothesis,
             multi_label=options.multi_label,
+            exit=options.exit,
+            latency_ms=options.latency_ms,
         )
         yield from map(_labels, found)
     elif task == "token-classification":
@@ -241,7 +259,9 @@ def _vector(vector: Any) -> _Answer:
 
 
 def _labels(labels: Any) -> _Answer:
-    return {"labels": [asdict(label) for label in labels]}, cli_text.labels_text(labels)
+    return {"labels": [cli_text.label_data(label) for label in labels]}, cli_text.labels_text(
+        labels
+    )
 
 
 def _context(value: str) -> str:

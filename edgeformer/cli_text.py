@@ -1,6 +1,7 @@
 """How results look on a terminal: pure functions from results to text. No click, no printing."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from edgeformer.inspection import Verification
     from edgeformer.runtime.answers import Answer, Fill, Label, Span
     from edgeformer.runtime.manifest import Manifest, Variant
+    from edgeformer.stored_sizes import StoredSize
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -32,8 +34,7 @@ def parity_table(manifest: "Manifest") -> str:
 
 
 def _parity_row(manifest: "Manifest", variant: "Variant") -> tuple[str, ...]:
-    files = {program.file for program in variant.programs.values()}
-    size = _megabytes(sum(manifest.files[name].size for name in files) / 1e6)
+    size = _megabytes(sum(manifest.files[name].size for name in variant.files) / 1e6)
     parity = variant.parity
     if parity is None:
         return (variant.id, size, *["-"] * 6)
@@ -73,8 +74,17 @@ def vector_text(vector: Sequence[float]) -> str:
 
 
 def labels_text(labels: "Sequence[Label]") -> str:
-    """Labels with their scores on one line, best first."""
-    return "\t".join(f"{label.name}\t{label.score:.4f}" for label in labels)
+    """Labels with their scores on one line, best first, and the layer at which a text left."""
+    parts = [f"{label.name}\t{label.score:.4f}" for label in labels]
+    if labels and labels[0].exit_layer is not None:
+        parts.append(f"layer {labels[0].exit_layer}")
+    return "\t".join(parts)
+
+
+def label_data(label: "Label") -> dict[str, Any]:
+    """A label for JSON, the layer at which a text left where it could leave."""
+    data = asdict(label)
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def spans_text(spans: "Sequence[Span]") -> str:
@@ -123,6 +133,8 @@ def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
         lines.append(f"labels   {', '.join(card.labels)}")
     if manifest.recipe:
         lines.append(f"recipe   {manifest.recipe}")
+    if manifest.chosen:
+        lines.append(f"chosen   {manifest.chosen}")
     order = ", ".join(e if e in installed else f"{e} (not installed)" for e in manifest.engines)
     lines += [
         f"profile  {profile.get('name', '?')}: {profile.get('description', '')}",
@@ -135,6 +147,22 @@ def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
     if manifest.forced:
         lines += ["", "FORCED: a tolerance was missed, and --force wrote the bundle all the same"]
     return "\n".join(lines)
+
+
+def stored_text(variant_id: str, sizes: "Sequence[StoredSize]") -> str:
+    """What the file of a variant holds, by kind and form."""
+    rows = [
+        (
+            f"{row.kind} as {row.form}",
+            f"{row.values:,}",
+            f"{1 - row.nonzeros / max(1, row.values):.0%}" if row.nonzeros < row.values else "-",
+            _megabytes(row.file_bytes / 1e6),
+            _megabytes(row.decoded_bytes / 1e6) if row.decoded_bytes else "-",
+        )
+        for row in sizes
+    ]
+    headers = (f"{variant_id} holds", "values", "zeros", "MB", "MB decoded")
+    return table(headers, rows)
 
 
 def _count(parameters: int) -> str:

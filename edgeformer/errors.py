@@ -49,6 +49,10 @@ class EngineError(EdgeFormerError):
     """An engine that is not installed, not usable on this machine, or gives wrong answers."""
 
 
+class RemoteError(EdgeFormerError):
+    """A board that cannot be reached over ssh, lacks what a measurement needs, or went away."""
+
+
 class InputError(EdgeFormerError, ValueError):
     """Arguments of a runtime call that the model cannot take."""
 

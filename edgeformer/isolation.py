@@ -152,14 +152,14 @@ def serve(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
     Whatever native libraries print on stdout goes to stderr, so the answer stays readable.
     """
-    private = _private_stdout()
+    private = private_stdout()
     json.dump(_reply(function, sys.stdin.read()), private)
     private.close()
 
 
 def serve_each(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Be a Worker: ``serve`` for every line of stdin, until it ends."""
-    private = _private_stdout()
+    private = private_stdout()
     for line in sys.stdin:
         private.write(json.dumps(_reply(function, line)) + "\n")
         private.flush()
@@ -176,7 +176,8 @@ def rest() -> None:
             return
 
 
-def _private_stdout() -> IO[str]:
+def private_stdout() -> IO[str]:
+    """What stdout was, for this module alone: whatever else prints there now goes to stderr."""
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return private

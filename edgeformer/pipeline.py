@@ -15,6 +15,8 @@ from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.exit_data import read_exit_data
+from edgeformer.exit_segments import prepare_exits
 from edgeformer.image_settings import read_image_input
 from edgeformer.runtime.engine import ENGINES
 from edgeformer.runtime.manifest import ModelCard, Port
@@ -45,6 +47,11 @@ def convert(
     max_length: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     golden: str | os.PathLike[str] | None = None,
+    fp32_share: float = 0.0,
+    exits: str | os.PathLike[str] | None = None,
+    max_drop: float = 0.5,
+    exit_criterion: str = "entropy",
+    exit_predictor: bool = False,
     zip_file: bool = False,
     force: bool = False,
     progress: "Callable[[Stage], None] | None" = None,
@@ -63,6 +70,13 @@ def convert(
         max_length: most tokens of one input; None for the least of the model's and profile's.
         calibration: file of texts like those the model will see; None for the built-in ones.
         golden: file of texts for the self-test stored in the bundle; None for built-in ones.
+        fp32_share: share of the weights of an int8 file (onnx, tflite) that stays in float32, the
+            most sensitive ones, whether or not int8 alone holds the tolerance.
+        exits: labelled texts on which the exits of a model are calibrated, for ``exit="auto"``;
+            without labels the drop is how often an answer changes (docs/early_exit.md).
+        max_drop: points of accuracy that exits may cost, with 95 % confidence.
+        exit_criterion: ``entropy``, ``probability`` or ``patience``.
+        exit_predictor: also fit EdgeBERT's predictor, which ends the way of unsure texts.
         zip_file: write one file instead of a folder.
         force: overwrite, and write a bundle whose answers miss a tolerance.
         progress: called with a Stage when a stage starts and when it ends.
@@ -79,7 +93,7 @@ def convert(
     """
     need_extra()
     chosen = load_profile(profile)
-    _check_engines(chosen, engines)
+    check_engines(chosen, engines)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from edgeformer.converters.tracing import quiet_libraries
@@ -90,6 +104,7 @@ def convert(
             check_settings,
             convert_prepared,
         )
+        from edgeformer.converters.exit_calibration import ExitSettings
         from edgeformer.converters.stages import Stages
 
         texts = read_texts(Path(calibration)) if calibration else builtin_texts()
@@ -102,13 +117,18 @@ def convert(
             texts=texts,
             own_texts=calibration is not None,
             golden=read_texts(Path(golden)) if golden else builtin_texts(),
+            fp32_share=fp32_share,
             zip_file=zip_file,
             force=force,
         )
+        exit_settings = ExitSettings(max_drop, exit_criterion, exit_predictor)
         check_settings(settings)
         stages = Stages(progress)
         with stages.stage("load model"):
             prepared, notices = _prepare(model, example_inputs, task, max_length, chosen)
+        if exits is not None:
+            data = read_exit_data(Path(exits), prepared, exit_settings)
+            settings = replace(settings, exits=exit_settings, exit_data=data)
         report = convert_prepared(prepared, settings, stages)
     return replace(report, notices=(*notices, *report.notices))
 
@@ -127,7 +147,8 @@ def need_extra() -> None:
         )
 
 
-def _check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> None:
+def check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> None:
+    """Raises UsageError for an engine that is none, or that the profile has no lengths for."""
     for engine in engines or ():
         if engine not in ENGINES:
             raise UsageError(f"no engine {engine!r}", hint=f"the engines are: {', '.join(ENGINES)}")
@@ -206,6 +227,7 @@ def prepare_checkpoint(
         card=card,
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
+        exits=prepare_exits(module, loaded.module, loaded.problem_type),
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

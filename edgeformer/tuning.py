@@ -102,7 +102,7 @@ def tune(
     from edgeformer.runtime.bundle import open_bundle
 
     target = table_path(path) if output is None else Path(output)
-    _check_target(target, output is not None)
+    check_target(target, output is not None)
     began, tell = time.monotonic(), progress or (lambda name: None)
     machine, start = describe_machine(), read_state()
     _refuse(contention(machine, start, start), force)
@@ -145,7 +145,7 @@ def table_data(table: Table) -> dict[str, Any]:
     }
 
 
-def _check_target(target: Path, named: bool) -> None:
+def check_target(target: Path, named: bool) -> None:
     """Nothing is measured that could not be written; no file is replaced but a table."""
     if not os.access(target.parent, os.W_OK):
         raise UsageError(

@@ -119,6 +119,27 @@ def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> 
     return PairedTest(only_first, only_second, exact / 2**total, mid / 2**total)
 
 
+def paired_interval(test: PairedTest, total: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the difference between two accuracies on the same texts, first less second.
+
+    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24:729 (2005): the usual interval after half a text was added to each of
+    the four counts, so that two models that never differ have one of more than a point.
+
+    Args:
+        test: of the two models.
+        total: texts, those on which both agree included.
+    """
+    if not total:
+        return Interval(float("nan"), float("nan"))
+    size = total + 2
+    first, second = test.only_first + 0.5, test.only_second + 0.5
+    middle = (first - second) / size
+    spread = math.sqrt((first + second) / size - middle * middle) / math.sqrt(size)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
+    return Interval(max(-1.0, middle - half), min(1.0, middle + half))
+
+
 def mann_whitney(a: Floats, b: Floats) -> float:
     """Two-sided p-value that one group tends to have larger values than the other.
 

@@ -69,7 +69,7 @@ def make_workload(
         return Workload("text", (text,) * batch, batch, min(len(tokenizer.encode(text)), longest))
     wanted = min(DEFAULT_TOKENS, longest) if tokens is None else tokens
     added = _added_tokens(bundle, tokenizer)
-    least = tokenizer.num_special_tokens() + 1 + added
+    least = least_tokens(bundle, tokenizer)
     if not least <= wanted <= longest:
         raise UsageError(f"--tokens {wanted} is outside {least} to {longest}, what the model takes")
     texts = tuple(text_of_length(tokenizer, wanted - added, start) for start in range(batch))
@@ -78,6 +78,11 @@ def make_workload(
     if mask:
         texts = tuple(f"{text} {mask}" for text in texts)
     return Workload("text", texts, batch, longest)
+
+
+def least_tokens(bundle: "Bundle", tokenizer: "Tokenizer") -> int:
+    """Tokens of the shortest call: one word, and what the template and the task add."""
+    return tokenizer.num_special_tokens() + 1 + _added_tokens(bundle, tokenizer)
 
 
 def _added_tokens(bundle: "Bundle", tokenizer: "Tokenizer") -> int:

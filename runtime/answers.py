@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Label:
-    """One class and its score: a probability, or the value itself for a regression."""
+    """One class and its score: a probability, or the value itself for a regression.
+
+    ``exit_layer`` is the number of layers after which a text left early, None where it could not.
+    """
 
     name: str
     score: float
+    exit_layer: int | None = None
 
 
 @dataclass(frozen=True)

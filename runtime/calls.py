@@ -4,7 +4,7 @@ A long list is run some texts at a time, so that memory does not grow with it be
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.runtime.batch import RaggedBatch
-from edgeformer.runtime.dispatch import Dispatcher
-from edgeformer.runtime.manifest import ModelCard
+from edgeformer.runtime.dispatch import Dispatcher, Exited
+from edgeformer.runtime.exit_times import SegmentTimes
+from edgeformer.runtime.exiting import Leave
+from edgeformer.runtime.manifest import ModelCard, Variant
 from edgeformer.runtime.text import TextRows, encode_in_chunks
 from edgeformer.runtime.tokenizer import Tokenizer
 
@@ -28,6 +30,7 @@ class CallStats:
         truncated_texts, truncated_tokens: what ``on_long="truncate"`` cut off.
         windows: inputs run; above ``texts`` where a text was split.
         variants: ids of the variants that answered.
+        exit_layers: of texts that could leave early: layers -> inputs that went through so many.
         tokenize_seconds: time from texts to token ids; ``model_seconds``: from there to the
             program's outputs. What is left of the call builds the answers.
     """
@@ -40,9 +43,11 @@ class CallStats:
     variants: tuple[str, ...] = ()
     tokenize_seconds: float = field(default=0.0, compare=False)
     model_seconds: float = field(default=0.0, compare=False)
+    exit_layers: Mapping[int, int] = field(default_factory=dict)
 
     def plus(self, more: "CallStats") -> "CallStats":
         """With the figures of another part of the same call."""
+        layers = sorted({*self.exit_layers, *more.exit_layers})
         return CallStats(
             self.texts + more.texts,
             self.tokens + more.tokens,
@@ -52,6 +57,7 @@ class CallStats:
             tuple(dict.fromkeys(self.variants + more.variants)),
             self.tokenize_seconds + more.tokenize_seconds,
             self.model_seconds + more.model_seconds,
+            {n: self.exit_layers.get(n, 0) + more.exit_layers.get(n, 0) for n in layers},
         )
 
 
@@ -118,6 +124,23 @@ class Call:
         )
         self.stats = self.stats.plus(done)
         return encoded.outputs[output]
+
+    def run_exits(
+        self, batch: RaggedBatch, make_leave: Callable[[Variant, SegmentTimes], Leave]
+    ) -> Exited:
+        """Answers to token rows that may leave early (see ``Dispatcher.encode_exits``)."""
+        begun = time.perf_counter()
+        exited = self._dispatcher.encode_exits(batch, make_leave)
+        layers, counts = np.unique(exited.layers, return_counts=True)
+        done = CallStats(
+            windows=len(batch),
+            tokens=len(batch.ids),
+            variants=(exited.variant,),
+            model_seconds=time.perf_counter() - begun,
+            exit_layers=dict(zip(layers.tolist(), counts.tolist(), strict=True)),
+        )
+        self.stats = self.stats.plus(done)
+        return exited
 
     def run_image(self, pixel_values: NDArray[Any], output: str) -> NDArray[Any]:
         """Answer to one image, float32 (channels, height, width)."""

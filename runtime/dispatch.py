@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from edgeformer.errors import EdgeFormerError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
+from edgeformer.runtime.exit_times import SegmentTimes
+from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.manifest import Variant
 from edgeformer.runtime.tuned import Choice, Table
 
@@ -39,6 +41,21 @@ class Encoded:
     variants: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Exited:
+    """Answers to a RaggedBatch whose texts may leave early.
+
+    Attributes:
+        logits: float32 (texts, classes).
+        layers: intp (texts,), layers that each text went through.
+        variant: id of the variant that answered.
+    """
+
+    logits: NDArray[Any]
+    layers: NDArray[np.intp]
+    variant: str
+
+
 class Dispatcher:
     """Runs calls on the engines of one bundle. Thread-safe; it owns the engines."""
 
@@ -50,6 +67,7 @@ class Dispatcher:
         others: Sequence[Choice] = (),
         table: Table | None = None,
         open_engine: Callable[[Choice], Engine] | None = None,
+        check_exits: Callable[[Engine, Variant], None] | None = None,
     ) -> None:
         """Take over ``engine``.
 
@@ -60,6 +78,7 @@ class Dispatcher:
             others: what may replace an engine that fails, in order.
             table: where calls go; None for all to ``main``.
             open_engine: opens and self-tests a choice; needed for ``others`` and ``table``.
+            check_exits: self-tests an engine's segments before they are first used.
         """
         self._variants = {variant.id: variant for variant in variants}
         self._main = main
@@ -67,6 +86,10 @@ class Dispatcher:
         self._others = tuple(others)
         self._table = table
         self._open_engine = open_engine
+        self._check_exits = check_exits
+        self._segment_times: dict[
+            Choice, SegmentTimes
+        ] = {}  # of engines whose segments were tested
         self._instead: dict[Choice, Choice] = {}  # what failed or was refused -> who answers
         self._notices: list[str] = []
         self._replaced = False
@@ -117,6 +140,38 @@ class Dispatcher:
             for port in self.variant.programs["main"].outputs
         }
         return Encoded(joined, tuple(dict.fromkeys(used)))
+
+    def encode_exits(
+        self, batch: RaggedBatch, make_leave: Callable[[Variant, SegmentTimes], Leave]
+    ) -> Exited:
+        """Run the segments of the main variant, whatever the table says of whole texts.
+
+        Args:
+            batch: tokenized texts.
+            make_leave: who leaves, for the variant that answers and how long its segments take.
+
+        Raises:
+            InputError: see ``Engine.encode_exits``.
+            EngineError: the segments are not those of the model; or as of ``encode``.
+        """
+        layers: list[NDArray[np.intp]] = []
+
+        def call(engine: Engine) -> Outputs:
+            choice = self._current(self._main)
+            variant = self._variants[choice.variant]
+            times = self._segment_times.get(choice)
+            if times is None:
+                if self._check_exits is not None and variant.exits is not None:
+                    self._check_exits(engine, variant)
+                times = self._segment_times[choice] = SegmentTimes(engine.encode_exits)
+            leave = make_leave(variant, times)
+            logits, segments = engine.encode_exits(batch, leave)
+            assert variant.exits is not None  # else the engine refused
+            layers.append(np.array(variant.exits.layers, np.intp)[segments - 1])
+            return {"logits": logits}
+
+        outputs, variant = self._attempt(self._main, call)
+        return Exited(outputs["logits"], layers[-1], variant)
 
     def close(self) -> None:
         """Release every engine."""

@@ -5,11 +5,13 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import EngineError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.manifest import Variant
 
 
@@ -31,6 +33,24 @@ class Engine(Protocol):
         Returns:
             for each output one row per text, in the order of ``batch``; outputs with a
             ``sequence`` dimension give one row per token (num_tokens, ...) instead.
+        """
+
+    def encode_exits(
+        self, batch: RaggedBatch, leave: Leave
+    ) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """Run the segments of an early-exit variant one after the other, each on those texts only
+        that have not left before.
+
+        Args:
+            batch: tokenized texts.
+            leave: asked after each segment but the last, which nobody passes.
+
+        Returns:
+            logits, float32 (texts, classes), of the segment at which each text left, and that
+            segment, from 1, intp (texts,); both in the order of ``batch``.
+
+        Raises:
+            InputError: the variant has no segments.
         """
 
     def close(self) -> None:

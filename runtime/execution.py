@@ -24,15 +24,9 @@ from edgeformer.errors import BundleError, EdgeFormerError, EngineError
 from edgeformer.runtime import kernels, recurrent
 from edgeformer.runtime.activations import activate
 from edgeformer.runtime.operations import BINARY, OPS, REDUCE, UNARY
-from edgeformer.runtime.plan import (
-    ALIGNMENT,
-    PlanProgram,
-    Step,
-    Tensor,
-    Value,
-    evaluate_size,
-    fail,
-)
+from edgeformer.runtime.plan import PlanProgram, Step, Value, evaluate_size
+from edgeformer.runtime.plan_checks import ALIGNMENT, fail
+from edgeformer.runtime.plan_tensors import Tensor
 from edgeformer.runtime.scratch import Scratch
 
 Array = NDArray[Any]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import BundleError, EngineError
+from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
 from edgeformer.runtime.manifest import Variant
 from edgeformer.runtime.tokenizer import Tokenizer
@@ -116,6 +117,28 @@ def check_golden(
     for name, found in pairs.items():
         answer, reference = (np.concatenate(side) for side in zip(*found, strict=True))
         _compare(answer, reference, variant, name)
+
+
+def check_exits(engine: Engine, variant: Variant, cases: Sequence[GoldenCase]) -> None:
+    """Run ``cases`` through all segments of ``variant``, one after the other, and compare.
+
+    Raises:
+        EngineError: the answers are not those of the model: segments of another file or order.
+    """
+
+    def stay(segment: int, texts: NDArray[np.intp], logits: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.zeros(len(texts), np.bool_)
+
+    ids = [case.inputs["input_ids"][0] for case in cases]
+    types = [
+        case.inputs["token_type_ids"][0] if "token_type_ids" in case.inputs else [0] * len(row)
+        for case, row in zip(cases, ids, strict=True)
+    ]
+    logits, _ = engine.encode_exits(RaggedBatch.from_lists(ids, types), stay)
+    reference = np.concatenate([np.asarray(case.outputs["logits"]) for case in cases])
+    if logits.shape != reference.shape or not np.all(np.isfinite(logits)):
+        raise EngineError(f"self-test: the segments of {variant.id} give no numbers")
+    _compare(logits.ravel(), reference.ravel(), variant, "segments")
 
 
 def _compare(answer: NDArray[Any], reference: NDArray[Any], variant: Variant, output: str) -> None:

@@ -7,9 +7,11 @@ Used by engines that need rectangular arrays; touches nothing but the lengths it
 
 from collections.abc import Sequence
 
+MAX_TEXTS = 32
+
 
 def length_groups(
-    lengths: Sequence[int], max_waste: float = 0.1, max_texts: int = 32
+    lengths: Sequence[int], max_waste: float = 0.1, max_texts: int = MAX_TEXTS
 ) -> list[list[int]]:
     """Split texts into groups that can each be padded to their longest member.
 

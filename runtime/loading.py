@@ -16,7 +16,13 @@ from edgeformer.runtime.engine import (
     missing_engine,
     open_engine,
 )
-from edgeformer.runtime.golden import GoldenCase, check_golden, parse_golden, quick_cases
+from edgeformer.runtime.golden import (
+    GoldenCase,
+    check_exits,
+    check_golden,
+    parse_golden,
+    quick_cases,
+)
 from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.model import Model
 from edgeformer.runtime.threads import available_threads
@@ -105,7 +111,13 @@ def open_dispatcher(
         table = None
     others = candidates[place + 1 :]
     chosen = candidates[place]
-    dispatcher = Dispatcher(manifest.variants, chosen, first, others, table, open_one)
+
+    def check_segments(engine: Engine, variant: Variant) -> None:
+        check_exits(engine, variant, cases)
+
+    dispatcher = Dispatcher(
+        manifest.variants, chosen, first, others, table, open_one, check_segments
+    )
     return Opened(dispatcher, tokenizer, skipped, (notice,) if notice else ())
 
 
@@ -192,7 +204,7 @@ def check_in_background(bundle: Bundle, names: Sequence[str]) -> Callable[[], No
 
 
 def _files(variant: Variant) -> list[str]:
-    return sorted({program.file for program in variant.programs.values()})
+    return list(variant.files)
 
 
 def load_bundle_tokenizer(bundle: Bundle) -> Tokenizer | EdgeFormerError | None:

@@ -85,6 +85,53 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ExitPoint:
+    """What one threshold costs and saves, measured on calibration texts.
+
+    Attributes:
+        threshold: of the criterion.
+        mean_layers: layers that a text goes through on average.
+        drop: points (0 to 100) of accuracy lost against the last layer's answers; without labels
+            percent of texts whose answer changes.
+        bound: upper end of the drop's one-sided 95 % confidence interval.
+    """
+
+    threshold: float
+    mean_layers: float
+    drop: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class ExitTable:
+    """Where texts may leave a variant early, and when they should.
+
+    Attributes:
+        layers: layers that are done after each of ``segment_1``, ``segment_2``, ...
+        criterion: ``entropy``, ``probability`` or ``patience``.
+        threshold: the calibrated one, what ``exit="auto"`` means; None without calibration, and
+            where no threshold kept the budget.
+        max_drop: the budget of the calibration, in points.
+        texts: calibration texts.
+        labelled: they had labels, so that ``drop`` is of accuracy.
+        curve: from the strictest threshold on; empty without calibration.
+        lookup_step: entropy from one row of ``lookup`` to the next.
+        lookup: EdgeBERT's predictor: rows for the entropy after the first segment, holding the
+            predicted entropies after each later segment but the last; empty for none.
+    """
+
+    layers: tuple[int, ...]
+    criterion: str = "entropy"
+    threshold: float | None = None
+    max_drop: float = 0.0
+    texts: int = 0
+    labelled: bool = False
+    curve: tuple[ExitPoint, ...] = ()
+    lookup_step: float = 0.0
+    lookup: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Variant:
     """One model file for one engine at one precision.
 
@@ -97,8 +144,11 @@ class Variant:
             padding: the file has no ``attention_mask``, the engine leaves out what it masks).
         note: why this layout, or another fact a user should know.
         provider: execution provider the engine must have, empty for its CPU one.
-        programs: entries by name; ``main`` always exists.
+        programs: entries by name; ``main`` always exists. Early-exit models also have
+            ``segment_1``, ``segment_2``, ...: each reads the ``hidden`` of the one before.
         parity: the verification's figures.
+        exits: of early-exit models, else None.
+        weights: file in which the programs' files have their weights; empty where each has its own.
     """
 
     id: str
@@ -109,6 +159,20 @@ class Variant:
     provider: str
     programs: dict[str, Program]
     parity: Parity | None = None
+    exits: ExitTable | None = field(default=None, metadata=_ADDED)
+    weights: str = field(default="", metadata=_ADDED)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of all its files, sorted."""
+        files = {program.file for program in self.programs.values()} | {self.weights}
+        return tuple(sorted(files - {""}))
+
+    @property
+    def segments(self) -> tuple[Program, ...]:
+        """The programs of an early-exit model in their order; none for other models."""
+        count = len(self.exits.layers) if self.exits else 0
+        return tuple(self.programs[f"segment_{k}"] for k in range(1, count + 1))
 
 
 @dataclass(frozen=True)
@@ -190,6 +254,7 @@ class Manifest:
         files: every file but manifest.json.
         tools: versions of what made the files.
         forced: True if a tolerance was missed and ``--force`` wrote the bundle all the same.
+        chosen: how a search to a budget came to this bundle, in a sentence; empty without one.
     """
 
     model: ModelCard
@@ -203,6 +268,7 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     recipe: str = ""
     forced: bool = False
+    chosen: str = field(default="", metadata=_ADDED)
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from edgeformer.errors import BundleError
+from edgeformer.runtime.exit_checks import check_exits
 from edgeformer.runtime.manifest import (
     SCHEMA_VERSION,
     ImageInput,
@@ -24,6 +25,7 @@ from edgeformer.runtime.manifest import (
     ModelCard,
     Parity,
     Port,
+    Variant,
 )
 from edgeformer.runtime.records import build
 
@@ -43,9 +45,12 @@ def manifest_digest(manifest: Manifest) -> str:
 def _plain_data(manifest: Manifest) -> dict[str, Any]:
     """The manifest as it is written: without fields that were added later and are not used."""
     data = asdict(manifest)
-    records: list[tuple[ModelCard | Parity | None, Any]] = [(manifest.model, data["model"])]
+    records: list[tuple[Manifest | ModelCard | Parity | Variant | None, Any]] = [
+        (manifest, data),
+        (manifest.model, data["model"]),
+    ]
     for variant, row in zip(manifest.variants, data["variants"], strict=True):
-        records.append((variant.parity, row["parity"]))
+        records += [(variant, row), (variant.parity, row["parity"])]
     for record, row in records:
         for added in fields(record) if record else ():
             if added.metadata.get("added") and row[added.name] == added.default:
@@ -113,7 +118,7 @@ def _check_paths(manifest: Manifest) -> None:
                 f"manifest.json names a file outside the bundle: {name!r}",
                 hint="do not use this bundle: it was made to reach other files",
             )
-    used = [p.file for v in manifest.variants for p in v.programs.values()]
+    used = [name for variant in manifest.variants for name in variant.files]
     used += [manifest.golden] + ([manifest.tokenizer] if manifest.tokenizer else [])
     for name in used:
         if name not in manifest.files:
@@ -144,6 +149,7 @@ def _check_values(manifest: Manifest) -> None:
             sizes = [port.shape[-1:] for port in variant.programs["main"].outputs]
             whole = all(type(n) is int and n > 0 for size in sizes for n in size)
             need(whole and all(sizes), "an answer has no number of values")
+        check_exits(variant, manifest.model.problem_type, need)
         ports = [q for p in variant.programs.values() for q in (*p.inputs, *p.outputs)]
         for port in ports:
             need(port.dtype in _DTYPES, f"{port.name}: unknown dtype {port.dtype!r}")

@@ -165,6 +165,8 @@ class Model:
         hypothesis: str | None = None,
         multi_label: bool = False,
         on_long: str = "truncate",
+        exit: str | float | None = None,
+        latency_ms: float | None = None,
     ) -> "list[Label]": ...
     @overload
     def classify(
@@ -177,6 +179,8 @@ class Model:
         hypothesis: str | None = None,
         multi_label: bool = False,
         on_long: str = "truncate",
+        exit: str | float | None = None,
+        latency_ms: float | None = None,
     ) -> "list[list[Label]]": ...
     def classify(
         self,
@@ -188,6 +192,8 @@ class Model:
         hypothesis: str | None = None,
         multi_label: bool = False,
         on_long: str = "truncate",
+        exit: str | float | None = None,
+        latency_ms: float | None = None,
     ) -> Any:
         """The best labels of one text or image, list of Label, or of each of a list, list of lists.
 
@@ -200,9 +206,17 @@ class Model:
             multi_label: each candidate is true or false by itself, else exactly one is true.
             on_long: ``truncate`` (the longer of a pair first), ``window`` (mean of the windows'
                 logits; not for pairs and candidates) or ``error``.
+            exit: when a text may leave a model with exits before its last layer: ``"auto"`` as
+                calibrated at conversion; a number, the entropy in nats below which it leaves;
+                ``"probability:0.9"`` or ``"patience:2"``; None for never. ``Label.exit_layer``
+                says at which layer it left.
+            latency_ms: most milliseconds for each text, which runs by itself: it leaves where the
+                next segment would end too late. The first text of a length takes longer, to
+                measure the segments (docs/early_exit.md).
 
         Raises:
-            InputError: another task, or inputs or arguments of another kind.
+            InputError: another task, or inputs or arguments of another kind; an exit that was not
+                calibrated, or a limit below the first segment's time.
         """
         from edgeformer.runtime.tasks import classification as task
 
@@ -212,7 +226,23 @@ class Model:
             raise InputError(
                 "a second text goes neither with candidates nor with images", hint="leave pair out"
             )
-        if self._takes_images:
+        if exit is not None or latency_ms is not None:
+            from edgeformer.runtime.tasks import early_exit
+
+            if wanted or self._takes_images:
+                raise InputError(
+                    "early exits go neither with candidates nor with images",
+                    hint="leave exit and latency_ms out",
+                )
+            request = early_exit.make_request(exit, latency_ms)
+        else:
+            request = None
+        if request is not None:
+            seconds = None if pair is None else _as_list(pair)
+            labels = early_exit.classify_early(
+                call, _as_list(inputs), seconds, top_k, on_long, request
+            )
+        elif self._takes_images:
             labels = task.classify_images(call, inputs, wanted, top_k)
         elif wanted:
             labels = task.classify_candidates(call, _as_list(inputs), wanted, top_k, on_long)

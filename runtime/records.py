@@ -19,8 +19,8 @@ def build(kind: Any, value: Any, where: str, refuse: Refuse, *, open_fields: boo
     """``value`` (parsed JSON) as the annotated type ``kind``.
 
     Args:
-        kind: str, int, float, bool, None, Any, a dataclass, ``tuple[X, ...]``, ``dict[str, X]`` or
-            a union with one of the plain types.
+        kind: str, int, float, bool, None, Any, a dataclass, ``tuple[X, ...]``, ``tuple[X, Y]``,
+            ``dict[str, X]`` or a union with one of the plain types.
         value: what ``json.loads`` gave.
         where: its name, for messages.
         refuse: called with what is wrong; it must raise.
@@ -39,10 +39,12 @@ def build(kind: Any, value: Any, where: str, refuse: Refuse, *, open_fields: boo
                 return value if option is not type(None) else None
         return build(arguments[0], value, where, refuse, open_fields=open_fields)
     if origin is tuple and isinstance(value, list):
-        items = enumerate(value)
+        kinds = arguments if arguments[-1] is not ... else arguments[:1] * len(value)
+        if len(kinds) != len(value):
+            refuse(f"{where} has not {len(kinds)} items")
         return tuple(
-            build(arguments[0], item, f"{where}[{i}]", refuse, open_fields=open_fields)
-            for i, item in items
+            build(kind, item, f"{where}[{i}]", refuse, open_fields=open_fields)
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if origin is dict and isinstance(value, dict):
         return {

@@ -28,7 +28,8 @@ from tests.tiny_tasks import labelled_rows, tsv_file
 
 LAYERS = 6
 EPOCH = 40  # steps of an epoch that the made-up runs had
-TWELVE_LAYERS = ("distilbert_general", "tinybert_general")  # not of the benchmark: no classifier
+# Pre-training makes no classifier; of exits the benchmark has no column yet.
+NOT_OF_THE_TABLE = ("finetune", "distilbert_general", "tinybert_general", "edgebert", "exits")
 
 
 def recipe_of(name: str) -> Recipe:
@@ -45,8 +46,7 @@ def taken(recipe: Recipe, scale: float = 1.0) -> list[tuple[str, int]]:
 
 
 def test_every_recipe_with_a_head_is_in_the_benchmark() -> None:
-    left_out = {"finetune", *TWELVE_LAYERS}
-    assert set(recipe_names()) - left_out == set(ORDER) - {"mobilebert_24"}
+    assert set(recipe_names()) - set(NOT_OF_THE_TABLE) == set(ORDER) - {"mobilebert_24"}
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -81,7 +81,7 @@ def expected_kinds(recipe: Recipe) -> set[str]:
 def cuts(recipe: Recipe) -> list[object]:
     """What is cut and how much of it, whoever decides which."""
     prunes = [[(c.units, c.keep, c.per, c.minimum) for c in s.prune] for s in recipe.stages]
-    sparsities = [s.sparsity and s.sparsity.target for s in recipe.stages]
+    sparsities = [[part.target for part in s.sparsity] for s in recipe.stages]
     return [prunes, sparsities, recipe.vocabulary]
 
 

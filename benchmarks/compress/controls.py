@@ -84,7 +84,7 @@ def _random(recipe: Recipe, layers: int, seed: int, drops: bool) -> Recipe:
         replace(
             stage,
             prune=tuple(replace(cut, method="random", normalized=False) for cut in stage.prune),
-            sparsity=stage.sparsity and replace(stage.sparsity, method="random"),
+            sparsity=tuple(replace(part, method="random") for part in stage.sparsity),
         )
         for stage in recipe.stages
     )

@@ -59,10 +59,11 @@ def prepare(name: str, source: Path | None, folder: Path) -> Files:
     given, test = _read(name, source)
     train, choices = split(given, CHOICES_SHARE, SPLIT_SEED)
     known = {row.text for row in test.rows}
-    for path, part in ((files.train, train), (files.choices, choices)):
-        _write(path, (row for row in part.rows if row.text not in known))
+    kept = [[row for row in part.rows if row.text not in known] for part in (train, choices)]
+    for path, rows in zip((files.train, files.choices), kept, strict=True):
+        _write(path, rows)
     _write(files.test, test.rows)
-    lines = list(dict.fromkeys(row.text for row in choices.rows))[:CALIBRATION_TEXTS]
+    lines = list(dict.fromkeys(row.text for row in kept[1]))[:CALIBRATION_TEXTS]
     files.calibration.write_text("\n".join(lines) + "\n", encoding="utf-8")  # last: all is there
     return files
 

@@ -149,7 +149,7 @@ def _students(table: Table) -> Iterator[str]:
             f"`{name}`" if name != TEACHER else "the teacher",
             _shape(first),
             f"{first.parameters / 1e6:.1f}" + _zeros(first),
-            _megabytes(first),
+            next((_megabytes(r) for r in runs if r.gates), ""),
             f"{first.mflops / table.teacher.mflops:.2f}",
             _accuracy(runs),
             _points(against),
@@ -197,15 +197,19 @@ def _gates(table: Table) -> Iterator[str]:
     yield _row("recipe", *_ENGINES, "chosen", "same answers on the test")
     yield "|---|---|---|---|---|---:|"
     for name in (TEACHER, *table.recipes):
-        first = table.runs[name][0]
-        if first.failure:
-            yield _row(f"`{name}`", "**refused**", "", "", "", first.failure)
-            continue
-        cells = []
-        for engine in _ENGINES:
-            gate = first.gates.get(engine)
-            cells.append(f"{gate.top1:.1%}, {gate.min_cosine:.4f}" if gate else "")
-        yield _row(f"`{name}`", *cells, first.chosen, f"{first.agreement:.2%}")
+        for result in table.runs[name]:
+            title = f"`{name}`" + (f", seed {result.seed}" if result.seed else "")
+            yield _row(title, *_gate_cells(result))
+
+
+def _gate_cells(result: Result) -> list[str]:
+    if result.failure:
+        return ["**refused**", "", "", "", result.failure]
+    cells = []
+    for engine in _ENGINES:
+        gate = result.gates.get(engine)
+        cells.append(f"{gate.top1:.1%}, {gate.min_cosine:.4f}" if gate else "")
+    return [*cells, result.chosen, f"{result.agreement:.2%}"]
 
 
 def _throughput(found: dict[str, Any]) -> Iterator[str]:
@@ -248,13 +252,14 @@ def _megabytes(r: Result) -> str:
 
 
 def _accuracy(runs: Sequence[Result]) -> str:
-    if not runs[0].int8_right:
+    answered = [r.int8_right for r in runs if r.int8_right]
+    if not answered:
         return ""
-    shares = [100 * flags(r.int8_right).mean() for r in runs]
+    shares = [100 * flags(right).mean() for right in answered]
     if len(runs) > 1:
-        return f"{fmean(shares):.1f} ± {stdev(shares):.1f} ({len(runs)} seeds)"
-    right = runs[0].int8_right
-    interval = wilson(right.count("1"), len(right))
+        spread = f" ± {stdev(shares):.1f}" if len(shares) > 1 else ""
+        return f"{fmean(shares):.1f}{spread} ({len(shares)} of {len(runs)} seeds)"
+    interval = wilson(answered[0].count("1"), len(answered[0]))
     return f"{shares[0]:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 

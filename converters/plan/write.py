@@ -4,6 +4,10 @@ With int8, every weight of a linear layer gets one scale per output channel and 
 table of more than ``_SMALL_TABLE`` values one per row, symmetric around zero. Smaller tables (a
 position table, as a rule), biases and norms stay float32: they save little and reach every token.
 
+The profile's ``storage`` may put AdaptivFloat in the place of int8, in the file: then small tables
+have eight bits, and become float32 when they are loaded. Weights that are mostly zero are stored
+with a bitmask.
+
 The int8 weights of linear layers may be laid out in tiles of some columns: the docstring of
 ``runtime.kernels.linear`` says where that is faster. Columns that do not divide into tiles stay.
 """
@@ -17,16 +21,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeformer.converters.adaptivfloat import adaptivfloat
 from edgeformer.converters.plan.buffers import assign_slots
 from edgeformer.converters.plan.graph import Graph
+from edgeformer.converters.plan.storage import (
+    StoredForm,
+    adaptivfloat_form,
+    sparse_form,
+    tiled,
+)
+from edgeformer.device_profiles.profile import Storage
+from edgeformer.runtime.adaptivfloat import AdaptivFloat
 from edgeformer.runtime.operations import OPS
-from edgeformer.runtime.plan import MAGIC, aligned
+from edgeformer.runtime.plan import MAGIC
+from edgeformer.runtime.plan_checks import aligned
 
 _SMALL_TABLE = 1 << 18
+_SMALLEST = 1 << 10  # values: what is smaller is mapped as it is, whatever it has of zeros
 
 
 def write_plan(
-    path: Path, programs: Mapping[str, tuple[str, Graph]], precision: str, tile_width: int = 0
+    path: Path,
+    programs: Mapping[str, tuple[str, Graph]],
+    precision: str,
+    tile_width: int = 0,
+    storage: Storage | None = None,
 ) -> None:
     """Write one file with all ``programs`` (name -> layout and graph); equal weights once.
 
@@ -35,21 +54,22 @@ def write_plan(
         programs: ``main`` among them.
         precision: ``fp32`` or ``int8``.
         tile_width: columns of a tile of int8 weights; 0 for no tiles.
+        storage: how the file holds the weights; None for as they are in memory.
+
+    Raises:
+        ModelError: a weight that AdaptivFloat cannot store, since it is not finite.
     """
-    store = _Store(tile_width)
-    described = {
-        name: _program(layout, graph, store, precision)
-        for name, (layout, graph) in programs.items()
-    }
+    store = _Store(precision, tile_width, storage)
+    described = {name: _program(layout, graph, store) for name, (layout, graph) in programs.items()}
     header = {"tensors": store.records, "programs": described}
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     with path.open("wb") as file:
         file.write(MAGIC + len(text).to_bytes(8, "little") + text)
         file.write(bytes(aligned(file.tell()) - file.tell()))
         base = file.tell()
-        for record, array in zip(store.records, store.arrays, strict=True):
+        for record, contents in zip(store.records, store.contents, strict=True):
             file.write(bytes(base + record["offset"] - file.tell()))
-            file.write(array.tobytes())
+            file.write(contents)
 
 
 def quantize(array: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -68,42 +88,101 @@ def quantize(array: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[
 class _Store:
     """Tensors of the file, each content once."""
 
-    def __init__(self, tile_width: int) -> None:
-        self._tile_width = tile_width
+    def __init__(self, precision: str, tile_width: int, storage: Storage | None) -> None:
+        self._precision, self._tile_width, self._storage = precision, tile_width, storage
+        self._sparse = storage is not None and storage.sparse == "auto"
         self.records: list[dict[str, Any]] = []
-        self.arrays: list[NDArray[Any]] = []
+        self.contents: list[bytes] = []
         self._known: dict[tuple[str, ...], int] = {}
         self._end = 0
 
-    def add(self, array: NDArray[Any], scale: int | None = None, axis: int = 0) -> int:
-        """Index of a tensor with this content."""
+    def add(self, array: NDArray[Any]) -> int:
+        """Index of a tensor with this content, as it is."""
+        return self._add_values(array, None, 0, sparse=False)
+
+    def add_weight(self, array: NDArray[Any], axis: int, small: bool) -> int:
+        """Index of the form that a matrix of float32 has at this precision.
+
+        Args:
+            array: float32 (rows, columns).
+            axis: of its channels.
+            small: a table that is too small for its rows to be int8.
+        """
+        if self._precision == "int8" and self._storage and self._storage.weights != "int8":
+            return self._add_adaptivfloat(array, axis, small, self._storage)
+        if self._precision == "fp32" or small:
+            return self._add_values(array, None, axis, self._sparse)
+        levels, scale = quantize(array, axis)
+        if self._tiles(array, axis):
+            levels = tiled(levels, self._tile_width)
+        return self._add_values(levels, self.add(scale), axis, self._sparse)
+
+    def _add_values(self, array: NDArray[Any], scale: int | None, axis: int, sparse: bool) -> int:
         array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-        content = hashlib.sha256(array.tobytes()).hexdigest()
-        key = (str(array.dtype), str(array.shape), f"{scale} {axis}", content)
+        key = (*_content(array), f"{scale} {axis} {sparse}")
         if key not in self._known:
-            self._known[key] = len(self.records)
-            self.records.append(
-                {
-                    "dtype": str(array.dtype),
-                    "shape": list(array.shape),
-                    "offset": self._end,
-                    "scale": scale,
-                    "axis": axis,
-                }
-            )
-            self.arrays.append(array)
-            self._end = aligned(self._end + array.nbytes)
+            form = sparse_form(array) if sparse and array.size >= _SMALLEST else None
+            self._known[key] = self._append(str(array.dtype), array.shape, scale, axis, form)
+            self._fill(array.tobytes() if form is None else form.to_bytes())
         return self._known[key]
 
-    def add_quantized(self, array: NDArray[Any], axis: int) -> int:
-        """Index of the int8 form of a matrix."""
-        levels, scale = quantize(array, axis)
-        if axis == 1 and self._tile_width and levels.shape[1] % self._tile_width == 0:
-            levels = levels.reshape(len(levels), -1, self._tile_width).transpose(1, 0, 2)
-        return self.add(levels, self.add(scale), axis)
+    def _add_adaptivfloat(
+        self, array: NDArray[Any], axis: int, small: bool, storage: Storage
+    ) -> int:
+        key = (*_content(array), f"adaptivfloat {axis} {small}")
+        if key not in self._known:
+            kind = AdaptivFloat(8, 3) if small else adaptivfloat(storage.weights)
+            dtype = "float32" if small or storage.decoded == "fp32" else "int8"
+            width = self._tile_width if dtype == "int8" and self._tiles(array, axis) else 0
+            form = adaptivfloat_form(
+                array,
+                kind,
+                axis,
+                per_channel=storage.ranges == "channel",
+                sparse=self._sparse,
+                tile_width=width,
+            )
+            rows, columns = array.shape
+            shape = (columns // width, rows, width) if width else array.shape
+            self._known[key] = self._append(dtype, shape, None, axis, form)
+            self._fill(form.to_bytes())
+        return self._known[key]
+
+    def _tiles(self, array: NDArray[Any], axis: int) -> bool:
+        return axis == 1 and self._tile_width > 0 and array.shape[1] % self._tile_width == 0
+
+    def _append(
+        self,
+        dtype: str,
+        shape: tuple[int, ...],
+        scale: int | None,
+        axis: int,
+        form: StoredForm | None,
+    ) -> int:
+        record: dict[str, Any] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "offset": self._end,
+            "scale": scale,
+            "axis": axis,
+        }
+        if form is not None:
+            record["store"] = form.header()
+        self.records.append(record)
+        return len(self.records) - 1
+
+    def _fill(self, contents: bytes) -> None:
+        self.contents.append(contents)
+        self._end = aligned(self._end + len(contents))
 
 
-def _program(layout: str, graph: Graph, store: _Store, precision: str) -> dict[str, Any]:
+def _content(array: NDArray[Any]) -> tuple[str, str, str]:
+    """What two equal arrays have in common."""
+    contents = np.ascontiguousarray(array)
+    return str(array.dtype), str(array.shape), hashlib.sha256(contents.data).hexdigest()
+
+
+def _program(layout: str, graph: Graph, store: _Store) -> dict[str, Any]:
     slots = assign_slots(graph)
     numbers = {name: k for k, name in enumerate(slots)}
     steps = []
@@ -116,8 +195,8 @@ def _program(layout: str, graph: Graph, store: _Store, precision: str) -> dict[s
             array = graph.constants[name]
             spec = OPS[node.op]
             small = node.op == "embedding" and array.size <= _SMALL_TABLE
-            if precision == "int8" and position == spec.quantized and not small:
-                index = store.add_quantized(array, spec.scale_axis)
+            if position == spec.quantized:
+                index = store.add_weight(array, spec.scale_axis, small)
             else:
                 index = store.add(array)
             operands.append(-1 - index)

@@ -9,6 +9,7 @@ from torch import nn
 from edgeformer.errors import ModelError
 from edgeformer.models.bilstm import BiLstmClassifier, BiLstmConfig
 from edgeformer.models.config import EncoderConfig
+from edgeformer.models.exits import ExitClassifier
 from edgeformer.models.heads import EmbeddingModel, SequenceClassifier, TokenClassifier
 from edgeformer.models.image_heads import IMAGE_CLASSIFIERS, ImageClassifier, ImageEmbeddingModel
 from edgeformer.models.masked_lm import MaskedLanguageModel
@@ -31,6 +32,8 @@ class HeadConfig:
             a classifier without one.
         narrows: that layer of a masked language model narrows to the width of the token table.
         image_reads: one of ``IMAGE_CLASSIFIERS``; for classes of images.
+        exits: a classifier of texts has an off-ramp after each layer but the last.
+        exit_pooling: what off-ramps read: ``mean`` or ``cls``.
     """
 
     task: str
@@ -40,12 +43,16 @@ class HeadConfig:
     activation: str = "tanh"
     narrows: bool = True
     image_reads: str = "cls"
+    exits: bool = False
+    exit_pooling: str = "mean"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ModelError(f"no task {self.task!r}", hint=f"the tasks are: {', '.join(TASKS)}")
         if self.image_reads not in IMAGE_CLASSIFIERS:
             raise ModelError(f"no classifier of images {self.image_reads!r}")
+        if self.exits and self.task != "classification":
+            raise ModelError(f"early exits are for classification, not for {self.task}")
 
 
 def make_model(config: ModelConfig, head: HeadConfig) -> nn.Module:
@@ -54,23 +61,31 @@ def make_model(config: ModelConfig, head: HeadConfig) -> nn.Module:
     Raises:
         ModelError: the encoder has no such task.
     """
+    if head.exits and not (isinstance(config, EncoderConfig) and config.vocab_size):
+        raise ModelError("early exits are for classifiers of texts built on an Encoder")
     if isinstance(config, BiLstmConfig):
         if head.task == "classification":
             return BiLstmClassifier(config, head.num_labels, head.activation)
         raise ModelError(f"a BiLSTM has no head for {head.task}", hint="it has: classification")
     if config.image_size:
-        if head.task == "embedding":
-            return ImageEmbeddingModel(config, head.pooling, head.normalized)
-        if head.task == "classification":
-            return ImageClassifier(config, head.num_labels, head.image_reads)
-        raise ModelError(f"the task {head.task!r} is for texts, and this encoder reads images")
+        return _make_image_model(config, head)
     if head.task == "embedding":
         return EmbeddingModel(config, head.pooling, head.normalized)
+    if head.exits:
+        return ExitClassifier(config, head.num_labels, head.activation, head.exit_pooling)
     if head.task == "classification":
         return SequenceClassifier(config, head.num_labels, head.activation)
     if head.task == "fill-mask":
         return MaskedLanguageModel(config, head.activation, head.narrows)
     return TokenClassifier(config, head.num_labels)
+
+
+def _make_image_model(config: EncoderConfig, head: HeadConfig) -> nn.Module:
+    if head.task == "embedding":
+        return ImageEmbeddingModel(config, head.pooling, head.normalized)
+    if head.task == "classification":
+        return ImageClassifier(config, head.num_labels, head.image_reads)
+    raise ModelError(f"the task {head.task!r} is for texts, and this encoder reads images")
 
 
 def parameter_shapes(config: ModelConfig, head: HeadConfig) -> dict[str, torch.Size]:

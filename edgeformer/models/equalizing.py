@@ -20,6 +20,7 @@ from torch import nn
 
 from edgeformer.models.embeddings import Embeddings
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.exits import ExitClassifier, ramps_of
 from edgeformer.models.feed_forward import FeedForward
 from edgeformer.models.layer import FeedForwardBlock, PostNormLayer
 
@@ -107,11 +108,12 @@ def _embedding_writers(encoder: Encoder) -> list[nn.Module]:
 
 
 def _head_readers(model: nn.Module) -> list[nn.Linear]:
-    """The linear map that reads the last hidden states; nothing if they are the answer."""
+    """The linear maps that read hidden states: of the last layer, and those of exits before it;
+    nothing if the last states are the answer."""
     for name in ("pooler", "dense", "classifier"):
         found = getattr(model, name, None)
         if isinstance(found, nn.Linear):
-            return [found]
+            return [found, *(ramp.pooler for ramp in ramps_of(model))]
     return []
 
 
@@ -131,7 +133,8 @@ def _peaks(model: nn.Module, readers: set[nn.Linear]) -> dict[nn.Module, torch.T
     handles = [reader.register_forward_pre_hook(note) for reader in readers]
     try:
         with torch.no_grad():
-            model(ids, torch.ones_like(ids))
+            ask = model.all_logits if isinstance(model, ExitClassifier) else model
+            ask(ids, torch.ones_like(ids))
     finally:
         for handle in handles:
             handle.remove()

@@ -6,6 +6,8 @@ Pooling and heads live inside the module, so that the device needs no arithmetic
 masked_lm.py and image_heads.py have the others; build.py makes any of them by its settings.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -109,9 +111,27 @@ class SequenceClassifier(nn.Module):
         """``{"logits": float (batch, classes)}``; inputs as of ``Encoder.forward``."""
         hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
         first = hidden[:, 0]
-        if self.pooler is not None and self.activation is not None:
-            first = self.activation(self.pooler(first))
-        return {"logits": self.classifier(first)}
+        return {"logits": classify_states(first, self.pooler, self.activation, self.classifier)}
+
+
+def classify_states(
+    states: torch.Tensor,
+    pooler: nn.Linear | None,
+    activation: Callable[[torch.Tensor], torch.Tensor] | None,
+    classifier: nn.Linear,
+) -> torch.Tensor:
+    """Logits, float (batch, classes), of texts by one vector of each, float (batch, hidden).
+
+    Args:
+        states: the vectors.
+        pooler: the dense layer, if any.
+        activation: after it.
+        classifier: the last linear map.
+    """
+    if pooler is not None and activation is not None:
+        states = activation(pooler(states))
+    logits: torch.Tensor = classifier(states)
+    return logits
 
 
 class TokenClassifier(nn.Module):

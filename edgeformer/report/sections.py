@@ -43,7 +43,8 @@ def _circumstances(name: str, report: Report, several: bool) -> str:
     facts += [f"converted for {bundle.profile}"] if bundle.profile else []
     facts += [f"recipe {bundle.recipe}"] if bundle.recipe else []
     facts += ["a tolerance was missed (--force)"] if bundle.forced else []
-    facts.append(f"measured on {machine.board or machine.cpu_model}")
+    where = ", ".join(part for part in (report.host, machine.board or machine.cpu_model) if part)
+    facts.append(f"measured on {where}")
     when = report.start.time.replace("T", " ").replace("+00:00", " UTC")
     facts.append(when.replace("-", "\u2011"))  # a date stays on one line
     return " · ".join(facts)

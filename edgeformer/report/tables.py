@@ -253,6 +253,7 @@ def machine_table(report: Report) -> Table:
     machine = report.machine
     quota = "none" if machine.cgroup_cpus is None else f"{machine.cgroup_cpus:g} CPUs"
     rows = [
+        ("host", report.host),
         ("board", machine.board),
         ("CPU", f"{machine.cpu_model} ({machine.architecture}, {machine.bits}-bit Python)"),
         ("emulated by", machine.emulator),

@@ -19,7 +19,16 @@ from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.blas import blas_threads
 from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.engines.numpy_segments import (
+    GEOMETRY,
+    NumpySegments,
+    geometry,
+    packed_sizes,
+    packed_tokens,
+    token_columns,
+)
 from edgeformer.runtime.execution import BoundProgram, Buffers, bind
+from edgeformer.runtime.exiting import Chain, Leave, exit_answers, run_chain
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
@@ -94,13 +103,35 @@ class NumpyEngine:
                     hint="call run() with its inputs by name",
                 )
         if self._plan(entry).layout == "packed":
-            columns = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
-            arrays: dict[str, Array] = {"input_ids": batch.ids, "token_type_ids": batch.type_ids}
-            for port in entry.inputs:
-                if port.name == "position_ids":
-                    arrays[port.name] = columns + _first_position(port)
+            columns = token_columns(batch)
+            arrays = packed_tokens(entry, batch, columns)
             return self._run_packed(entry, arrays, columns, batch.offsets)
         return self._encode_dense(entry, batch)
+
+    def encode_exits(self, batch: RaggedBatch, leave: Leave) -> tuple[Array, NDArray[np.intp]]:
+        """See ``Engine.encode_exits``; packed texts run some ``CHUNK_TOKENS`` at a time."""
+        answers = exit_answers(self._variant, batch)
+        packed = self._plan(self._variant.segments[0]).layout == "packed"
+        groups = (
+            [range(s.start, s.stop) for s in _chunks(batch.offsets)]
+            if packed
+            else length_groups(batch.lengths.tolist(), max_waste=0.0)
+        )
+        segments = NumpySegments(self._variant, self._run_segment)
+        for rows in groups:
+            texts = np.array(rows, np.intp)
+            some = batch.select(texts.tolist())
+            chain: Chain[Any] = segments.packed(some) if packed else segments.dense(some)
+            run_chain(chain, len(self._variant.segments), texts, leave, answers)
+        return answers
+
+    def _run_segment(
+        self, entry: Program, sizes: Mapping[str, int], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        with self._lock:
+            needed = {name: inputs[name] for name in self._plan(entry).inputs}
+            outputs = self._execute(entry, sizes, needed)
+            return {name: array.copy() for name, array in outputs.items()}
 
     def close(self) -> None:
         """See ``Engine.close``; the BLAS gets its former number of threads back."""
@@ -137,7 +168,7 @@ class NumpyEngine:
             if self._buffers.generation != self._generation:
                 self._bound.clear()
                 self._generation = self._buffers.generation
-            elif len(self._bound) >= _BOUND_PROGRAMS:
+            elif len(self._bound) >= _BOUND_PROGRAMS * len(self._variant.programs):
                 self._bound.pop(next(iter(self._bound)))
         self._bound[key] = bound
         for name, array in bound.inputs.items():
@@ -166,12 +197,8 @@ class NumpyEngine:
             tokens = slice(int(offsets[texts.start]), int(offsets[texts.stop]))
             local = offsets[texts.start : texts.stop + 1] - tokens.start
             inputs = {name: array[tokens] for name, array in arrays.items()}
-            inputs |= _geometry(local, columns[tokens])
-            sizes = {
-                "batch": texts.stop - texts.start,
-                "tokens": tokens.stop - tokens.start,
-                "sequence": int(columns[tokens].max()) + 1,
-            }
+            inputs |= geometry(local, columns[tokens])
+            sizes = packed_sizes(local, columns[tokens])
             with self._lock:
                 outputs = self._execute(entry, sizes, inputs)
                 for name, rows in parts.items():
@@ -233,9 +260,9 @@ def _check_program(program: Program, plan: Plan) -> None:
     ports = {port.name for port in program.inputs}
     fits = entry is not None and set(entry.outputs) == {port.name for port in program.outputs}
     if fits and entry is not None and entry.layout == "packed":
-        fits = set(entry.inputs) - set(_GEOMETRY) <= ports - {"attention_mask"}
+        fits = set(entry.inputs) - set(GEOMETRY) <= ports - {"attention_mask"}
         fits = fits and "attention_mask" in ports
-        fits = fits and all(port.shape == ("batch", "sequence") for port in program.inputs)
+        fits = fits and all(port.shape[:2] == ("batch", "sequence") for port in program.inputs)
     elif fits and entry is not None:
         dimensions = {n for port in program.inputs for n in port.shape if isinstance(n, str)}
         fits = set(entry.inputs) <= ports and set(entry.dimensions) <= dimensions
@@ -243,25 +270,6 @@ def _check_program(program: Program, plan: Plan) -> None:
         raise BundleError(
             f"{program.file} is not the plan that the manifest describes", hint="convert again"
         )
-
-
-_GEOMETRY = ("offsets", "positions", "first_rows", "lengths")
-
-
-def _geometry(offsets: Array, columns: Array) -> dict[str, Array]:
-    """What a packed plan may ask about its texts.
-
-    Returns:
-        ``offsets`` (texts + 1,), ``positions`` (tokens,), ``first_rows`` (texts,): the row of each
-        text's first token, and ``lengths`` float32 (texts, 1).
-    """
-    lengths = np.diff(offsets).astype(np.float32)[:, None]
-    return {
-        "offsets": offsets,
-        "positions": columns,
-        "first_rows": offsets[:-1],
-        "lengths": lengths,
-    }
 
 
 def _chunks(offsets: Array) -> Iterator[slice]:
@@ -272,11 +280,6 @@ def _chunks(offsets: Array) -> Iterator[slice]:
         stop = max(start + 1, int(np.searchsorted(offsets, limit, side="right")) - 1)
         yield slice(start, stop)
         start = stop
-
-
-def _first_position(port: Port) -> int:
-    """K of a port whose default is ``positions+K``."""
-    return int((port.default or "positions+0").removeprefix("positions+"))
 
 
 def _empty(port: Port, sizes: Mapping[str, int] | None = None) -> Array:

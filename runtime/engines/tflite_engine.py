@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
+from edgeformer.runtime.engines.padded_segments import padded_chain
 from edgeformer.runtime.engines.tflite_session import Session, open_session
+from edgeformer.runtime.exiting import Leave, exit_answers, run_chain
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Port, Program, Variant
 
@@ -54,6 +56,7 @@ class TfliteEngine:
 
     def __init__(self, variant: Variant, threads: int, sessions: dict[str, Session]) -> None:
         self.threads = threads
+        self._variant = variant
         self._programs = variant.programs
         self._any_length = variant.layout == "dense"
         self._sessions = sessions
@@ -128,6 +131,20 @@ class TfliteEngine:
                 part = answer[port.name]
                 parts[port.name].append(part[0] if "sequence" in port.shape else part)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def encode_exits(
+        self, batch: RaggedBatch, leave: Leave
+    ) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """See ``Engine.encode_exits``: one text at a time."""
+        answers = exit_answers(self._variant, batch)
+        for i in range(len(batch)):
+            chain = padded_chain(self._variant, batch.select([i]), self._run_segment)
+            texts = np.array([i], np.intp)
+            run_chain(chain, len(self._variant.segments), texts, leave, answers)
+        return answers
+
+    def _run_segment(self, program: Program, arrays: Arrays) -> Arrays:
+        return self._run_row(program, arrays, _size(program.inputs, arrays, "sequence"))
 
     def close(self) -> None:
         """Release the files; the engine cannot be used afterwards."""

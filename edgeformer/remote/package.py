@@ -1,0 +1,80 @@
+"""What is sent to a board: the part of EdgeFormer that runs on devices, and nothing of the host's.
+
+The same files that `pip install edgeformer` would put there, less the command line, the models,
+the converters and the trainer.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeformer.errors import UsageError
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = (
+    *("runtime", "runtime/engines", "runtime/tasks", "device_profiles"),
+    *("profiling", "report", "remote", "doctor_models"),
+)
+SINGLE_FILES = ("compression/__init__.py", "compression/examples.py")
+ENDINGS = (".py", ".toml", ".css", ".zip", ".typed")
+# Modules of the root folder that only a host uses, by the beginnings of their names.
+HOST_MODULES = (
+    *("cli", "__main__", "pipeline", "compressing", "compression_", "checkpoint_model"),
+    *("image_", "ports", "comparison"),
+)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Files to send.
+
+    Attributes:
+        files: path on the board, relative to its folder, and path here.
+        sizes: of each, in bytes.
+    """
+
+    files: tuple[tuple[str, Path], ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files together."""
+        return sum(self.sizes)
+
+
+def parcel(files: Iterator[tuple[str, Path]]) -> Parcel:
+    """The same files with their sizes."""
+    found = tuple(files)
+    return Parcel(found, tuple(path.stat().st_size for _, path in found))
+
+
+def package_files() -> Iterator[tuple[str, Path]]:
+    """The device side of this package, under ``code/edgeformer``."""
+    for path in sorted(ROOT.glob("*.py")):
+        if not path.name.startswith(HOST_MODULES):
+            yield f"code/edgeformer/{path.name}", path
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).iterdir()):
+            if path.suffix in ENDINGS:
+                yield f"code/edgeformer/{folder}/{path.name}", path
+    for name in SINGLE_FILES:
+        yield f"code/edgeformer/{name}", ROOT / name
+
+
+def tree_files(path: Path, where: str) -> Iterator[tuple[str, Path]]:
+    """A file, or every file of a folder, under ``where``; links are not followed.
+
+    Raises:
+        UsageError: there is nothing of that name.
+    """
+    if path.is_file():
+        yield f"{where}/{path.name}", path
+        return
+    if not path.is_dir():
+        raise UsageError(f"no file or folder {str(path)!r}", hint="check the path")
+    name = path.resolve().name
+    for folder, _, names in os.walk(path):
+        for file in sorted(Path(folder) / n for n in names):
+            if file.is_file() and not file.is_symlink():
+                yield f"{where}/{name}/{file.relative_to(path).as_posix()}", file

@@ -1,0 +1,130 @@
+"""The NumPy engine's way through the segments of an early-exit model, and what packed plans ask.
+
+Texts that leave are taken out of the rows: what is left lies one after the other again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.exiting import Bools, Chain
+from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.manifest import Port, Program, Variant
+
+Array = NDArray[Any]
+RunProgram = Callable[[Program, Mapping[str, int], Mapping[str, Array]], dict[str, Array]]
+"""(program, sizes of its dimensions, its inputs and perhaps more) -> its outputs, as copies."""
+
+GEOMETRY = ("offsets", "positions", "first_rows", "lengths")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of texts that lie one after the other.
+
+    Attributes:
+        hidden: (tokens, hidden).
+        columns: (tokens,), place of each token in its text.
+        offsets: intp (texts + 1,).
+    """
+
+    hidden: Array
+    columns: Array
+    offsets: NDArray[np.intp]
+
+
+class NumpySegments:
+    """Makes chains for batches of one variant."""
+
+    def __init__(self, variant: Variant, run: RunProgram) -> None:
+        self._segments = variant.segments
+        self._run = run
+
+    def packed(self, batch: RaggedBatch) -> Chain[Packed]:
+        """For texts that run together without padding."""
+
+        def step(segment: int, before: Packed | None) -> tuple[Packed | None, Array]:
+            entry = self._segments[segment - 1]
+            if before is None:
+                columns, offsets = token_columns(batch), batch.offsets
+                inputs = packed_tokens(entry, batch, columns)
+            else:
+                columns, offsets = before.columns, before.offsets
+                inputs = {"hidden": before.hidden}
+            inputs |= geometry(offsets, columns)
+            outputs = self._run(entry, packed_sizes(offsets, columns), inputs)
+            if "hidden" not in outputs:
+                return None, outputs["logits"]
+            return Packed(outputs["hidden"], columns, offsets), outputs["logits"]
+
+        def keep(state: Packed, kept: Bools) -> Packed:
+            lengths = np.diff(state.offsets)
+            rows = np.repeat(kept, lengths)
+            offsets = np.zeros(int(kept.sum()) + 1, np.intp)
+            np.cumsum(lengths[kept], out=offsets[1:])
+            return Packed(state.hidden[rows], state.columns[rows], offsets)
+
+        return Chain(step, keep)
+
+    def dense(self, batch: RaggedBatch) -> Chain[Array]:
+        """For texts of one length: the state is (texts, sequence, hidden)."""
+        length = int(batch.lengths[0])
+
+        def step(segment: int, hidden: Array | None) -> tuple[Array | None, Array]:
+            entry = self._segments[segment - 1]
+            names = {port.name for port in entry.inputs} - {"position_ids"}
+            given = batch.padded(length) if hidden is None else {"hidden": hidden}
+            inputs = complete_inputs(entry.inputs, {k: v for k, v in given.items() if k in names})
+            texts = len(next(iter(inputs.values())))
+            outputs = self._run(entry, {"batch": texts, "sequence": length}, inputs)
+            return outputs.get("hidden"), outputs["logits"]
+
+        return Chain(step, lambda hidden, kept: hidden[kept])
+
+
+def token_columns(batch: RaggedBatch) -> Array:
+    """Place of each token in its text, integers (tokens,)."""
+    return np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
+
+
+def packed_tokens(entry: Program, batch: RaggedBatch, columns: Array) -> dict[str, Array]:
+    """The token inputs of a packed program, (tokens,) each."""
+    arrays: dict[str, Array] = {"input_ids": batch.ids, "token_type_ids": batch.type_ids}
+    for port in entry.inputs:
+        if port.name == "position_ids":
+            arrays[port.name] = columns + _first_position(port)
+    return arrays
+
+
+def geometry(offsets: Array, columns: Array) -> dict[str, Array]:
+    """What a packed plan may ask about its texts.
+
+    Returns:
+        ``offsets`` (texts + 1,), ``positions`` (tokens,), ``first_rows`` (texts,): the row of each
+        text's first token, and ``lengths`` float32 (texts, 1).
+    """
+    lengths = np.diff(offsets).astype(np.float32)[:, None]
+    return {
+        "offsets": offsets,
+        "positions": columns,
+        "first_rows": offsets[:-1],
+        "lengths": lengths,
+    }
+
+
+def packed_sizes(offsets: Array, columns: Array) -> dict[str, int]:
+    """The dimensions of a packed program for these texts."""
+    return {
+        "batch": len(offsets) - 1,
+        "tokens": len(columns),
+        "sequence": int(columns.max()) + 1,
+    }
+
+
+def _first_position(port: Port) -> int:
+    """K of a port whose default is ``positions+K``."""
+    return int((port.default or "positions+0").removeprefix("positions+"))

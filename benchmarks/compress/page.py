@@ -155,7 +155,7 @@ def _students(table: Table) -> Iterator[str]:
             _points(against),
             f"{against.p_mid:.2g}",
             _speed(table, first),
-            f"{fmean(r.cpu_minutes for r in runs):.1f}",
+            f"{fmean(r.cpu_minutes for r in runs):.1f}" if first.cpu_minutes else "",
             f"{first.scale:g}",
         )
 

@@ -386,9 +386,10 @@ def test_a_disk_that_is_full_in_the_middle_is_named(
 def test_ctrl_c_leaves_nothing_on_either_side(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     settings = ("--iterations", 1000000, "--tokens", 8, "--progress", "--report", file)
-    process = start("benchmark", tiny_bundles.bundle(), *settings, *options(server))
+    words = (*settings, *options(server))
+    process = start("benchmark", tiny_bundles.bundle(), *words, process_group=0)
     assert soon(lambda: bool(_running(server, b"edgeformer.benchmark_worker")))
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ssh must not die of it first
     code, out, err = process_result(process)
     assert (code, out) == (130, "")
     assert err.endswith("interrupted\n")

@@ -30,6 +30,7 @@ from edgeformer.cli_common import (
 )
 from edgeformer.cli_compress import compress, recipes
 from edgeformer.cli_device import doctor, inspect, tune
+from edgeformer.cli_exits import check_exit_options, exit_options
 from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.cli_reports import compare, evaluate
 from edgeformer.cli_run import run
@@ -73,6 +74,7 @@ def commands() -> None:
 @click.option("--max-length", type=click.IntRange(min=3), help="Most tokens of one text.")
 @click.option("--calibration", metavar="FILE", help="Texts like those to come: .jsonl .csv .txt.")
 @click.option("--golden", metavar="FILE", help="Texts of the self-test. Default: ours.")
+@exit_options
 @budget_options
 @ssh_options
 @click.option("--zip", "zip_file", is_flag=True, help="Write one file instead of a folder.")
@@ -89,6 +91,9 @@ def convert(
     max_length: int | None,
     calibration: str | None,
     golden: str | None,
+    exits: str | None,
+    exit_criterion: str,
+    exit_predictor: bool,
     max_drop: float | None,
     max_latency_ms: float | None,
     data: str | None,
@@ -102,13 +107,15 @@ def convert(
 ) -> None:
     """Convert MODEL, a Hugging Face folder, to a verified bundle for a device.
 
-    Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With a budget (--max-drop,
+    Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With --exits the exits of MODEL
+    are calibrated, and --max-drop is what they may cost. With a budget (--max-drop,
     --max-latency-ms) one variant is searched that holds it, measured here or over --ssh; exit code
     3 and no bundle if none does.
     """
     others = {"--eval": data, "--train": train, "--columns": columns, "--labels-map": labels_map}
     others["--ssh"] = chosen_target()
-    if is_search(max_drop, max_latency_ms, others):
+    check_exit_options(exits, exit_criterion, exit_predictor, max_latency_ms, others)
+    if exits is None and is_search(max_drop, max_latency_ms, others):
         if task is not None:
             raise UsageError(
                 "--task is not for a search: it takes the checkpoint's own task",
@@ -152,6 +159,10 @@ def convert(
             max_length=max_length,
             calibration=calibration,
             golden=golden,
+            exits=exits,
+            max_drop=0.5 if max_drop is None else max_drop,
+            exit_criterion=exit_criterion,
+            exit_predictor=exit_predictor,
             zip_file=zip_file,
             force=force,
             progress=shown.stage,

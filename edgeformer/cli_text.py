@@ -34,8 +34,7 @@ def parity_table(manifest: "Manifest") -> str:
 
 
 def _parity_row(manifest: "Manifest", variant: "Variant") -> tuple[str, ...]:
-    files = {program.file for program in variant.programs.values()}
-    size = _megabytes(sum(manifest.files[name].size for name in files) / 1e6)
+    size = _megabytes(sum(manifest.files[name].size for name in variant.files) / 1e6)
     parity = variant.parity
     if parity is None:
         return (variant.id, size, *["-"] * 6)

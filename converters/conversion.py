@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeformer.converters.buckets import OwnBuckets
 from edgeformer.converters.bundle_page import bundle_page
 from edgeformer.converters.bundle_writer import (
@@ -30,6 +33,13 @@ from edgeformer.converters.cases import (
     with_calibration,
 )
 from edgeformer.converters.conversion_text import failure_hint, failure_text, notices_of
+from edgeformer.converters.exit_calibration import (
+    ExitData,
+    ExitSettings,
+    calibrate_variant,
+    exit_notices,
+)
+from edgeformer.converters.exit_verification import exit_reference, verify_exits
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.refining import Refiner
 from edgeformer.converters.sensitivity import Scan
@@ -42,7 +52,8 @@ from edgeformer.errors import EngineError, ToleranceError, UsageError
 from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import ENGINES, missing_engine
 from edgeformer.runtime.golden import dump_golden
-from edgeformer.runtime.manifest import Manifest, Variant
+from edgeformer.runtime.manifest import Manifest, ModelCard, Variant
+from edgeformer.runtime.text import encode_texts
 from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -85,6 +96,8 @@ class ConversionSettings:
             ones, whether or not int8 alone would do; for onnx and tflite.
         zip_file: one file instead of a folder.
         force: overwrite, and write even if a tolerance is missed.
+        exits: how exits are calibrated.
+        exit_data: on what; None leaves them without calibration.
     """
 
     profile: DeviceProfile
@@ -98,6 +111,8 @@ class ConversionSettings:
     fp32_share: float = 0.0
     zip_file: bool = False
     force: bool = False
+    exits: ExitSettings = field(default_factory=ExitSettings)
+    exit_data: ExitData | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +183,7 @@ def _convert(
     with stages.stage("reference answers"):
         reference = text_reference(prepared, tokenizer, texts)
         calibration = text_reference(prepared, tokenizer, calibration_texts)
+        expected = exit_reference(prepared.exits, reference) if prepared.exits else None
         golden_texts = task_texts(settings.golden, prepared.card)
         golden = golden_cases(prepared, tokenizer, golden_texts)
     prepared = with_calibration(prepared, calibration)
@@ -183,7 +199,9 @@ def _convert(
         variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
         manifest = _manifest(prepared, settings, variants, folder)
         write_manifest(folder, manifest)
-        verified = _verify_all(folder, manifest, reference, settings.profile.tolerance, stages)
+        tolerance = settings.profile.tolerance
+        verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
+        verified = _calibrate_all(folder, verified, tokenizer, prepared.card, settings, stages)
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
@@ -193,7 +211,7 @@ def _convert(
             manifest = replace(manifest, files=file_records(folder))
             write_manifest(folder, manifest)
             publish(folder, settings.output, settings.zip_file)
-    notices = notices_of(manifest, refiner.scans)
+    notices = (*notices_of(manifest, refiner.scans), *exit_notices(manifest))
     return ConversionReport(
         settings.output, manifest, tuple(stages.done), peak_rss_mb(), notices, refiner.scans
     )
@@ -267,6 +285,7 @@ def _verify_all(
     folder: Path,
     manifest: Manifest,
     reference: Reference,
+    expected: NDArray[np.float32] | None,
     tolerance: Tolerance,
     stages: Stages,
 ) -> tuple[Variant, ...]:
@@ -277,7 +296,42 @@ def _verify_all(
                 engine = open_to_verify(bundle, variant)
                 try:
                     parity = verify(engine, variant, reference, tolerance, manifest.model.task)
+                    if expected is not None and variant.exits is not None:
+                        measured = replace(variant, parity=parity)
+                        parity = verify_exits(engine, measured, reference, expected, tolerance)
                 finally:
                     engine.close()
                 verified.append(replace(variant, parity=parity))
     return tuple(verified)
+
+
+def _calibrate_all(
+    folder: Path,
+    variants: tuple[Variant, ...],
+    tokenizer: Tokenizer | None,
+    card: ModelCard,
+    settings: ConversionSettings,
+    stages: Stages,
+) -> tuple[Variant, ...]:
+    """The variants with their exits calibrated, each on its own answers."""
+    data = settings.exit_data
+    if data is None or tokenizer is None:
+        return variants
+    firsts = [text for text, _ in data.texts]
+    seconds = [pair or "" for _, pair in data.texts] if data.texts[0][1] is not None else None
+    batch = encode_texts(tokenizer, firsts, seconds, card.max_length, "truncate").batch
+    calibrated = []
+    with open_bundle(folder) as bundle:
+        for variant in variants:
+            if variant.exits is not None:
+                with stages.stage(f"calibrate the exits of {variant.id}"):
+                    engine = open_to_verify(bundle, variant)
+                    try:
+                        table = calibrate_variant(
+                            engine, variant.exits, batch, data, settings.exits
+                        )
+                    finally:
+                        engine.close()
+                variant = replace(variant, exits=table)
+            calibrated.append(variant)
+    return tuple(calibrated)

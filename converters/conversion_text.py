@@ -35,8 +35,7 @@ def notices_of(manifest: Manifest, scans: Mapping[str, Scan]) -> tuple[str, ...]
     budget = manifest.profile["memory"]["budget_mb"] * 1e6
     notices = []
     for variant in manifest.variants:
-        names = {program.file for program in variant.programs.values()}
-        size = sum(manifest.files[name].size for name in names)
+        size = sum(manifest.files[name].size for name in variant.files)
         if size > budget:
             notices.append(
                 f"{variant.id} has {size / 1e6:.0f} MB, more than the profile's memory budget"

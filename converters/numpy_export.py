@@ -53,15 +53,14 @@ def export_numpy(
         file = f"{variant_id}/model.plan"
         (root / variant_id).mkdir(parents=True, exist_ok=True)
         write_plan(root / file, graphs, precision, tile_width, profile.storage)
+        notes = (lowered.note, _stored_as(precision, profile.storage))
         variants.append(
             Variant(
                 id=variant_id,
                 engine="numpy",
                 precision=precision,
                 layout=lowered.layout,
-                note="; ".join(
-                    filter(None, (lowered.note, _stored_as(precision, profile.storage)))
-                ),
+                note="; ".join(filter(None, notes)),
                 provider="",
                 programs={cut.name: cut.program(file) for cut in programs},
                 exits=exit_table(prepared),

@@ -8,6 +8,7 @@ inside the file; the same module, examples and versions give the same bytes.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgeformer.converters.exits import Cut, cuts, exit_table, with_every_exit
 from edgeformer.converters.onnx_ranges import channel_ranges
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.sensitivity import Draft, Refine, nothing_kept
@@ -22,6 +24,7 @@ from edgeformer.converters.sites import site_of, weight_sites
 from edgeformer.converters.tracing import quiet_libraries, trace_inputs
 from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import EngineError, InputError, ModelError
+from edgeformer.runtime.engines.onnx_session import output_name
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Program, Variant
 
@@ -29,6 +32,7 @@ try:
     import onnx_ir as ir
 
     from edgeformer.converters.onnx_attention import TRANSLATIONS
+    from edgeformer.converters.onnx_cut import cut_graph, share_weights
     from edgeformer.converters.onnx_lstm import lstm_translation
     from edgeformer.converters.onnx_passes.clean import clean
     from edgeformer.converters.onnx_passes.editing import linears, matrix
@@ -63,6 +67,7 @@ _SINGLE_NOTE = (
     " function gives per row; one text per call"
 )
 MASK = "attention_mask"
+WEIGHTS = "weights.bin"
 
 
 class _Positional(torch.nn.Module):
@@ -100,9 +105,10 @@ def export_onnx(
         ModelError: the module cannot be exported, or its file would exceed 2 GB.
     """
     with quiet_libraries():
-        model, program = _capture(prepared)
-        ranges = _ranges(model, program, prepared) if "int8" in precisions else {}
-        names = _site_weights(model, prepared) if "int8" in precisions else {}
+        whole = with_every_exit(prepared)
+        model, program = _capture(whole)
+        ranges = _ranges(model, program, whole) if "int8" in precisions else {}
+        names = _site_weights(model, whole) if "int8" in precisions else {}
 
         def write(precision: str, kept: frozenset[str] = frozenset()) -> Variant:
             weights = [weight for site in kept for weight in names[site][1]]
@@ -243,23 +249,51 @@ def _write(
     root: Path,
 ) -> Variant:
     variant_id = f"onnx-{precision}"
-    ports = [port for port in prepared.inputs if not (single and port.name == MASK)]
-    clean(model, ports, prepared.outputs)
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
         raise ModelError(
             f"{variant_id} would have {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB",
             hint="convert with --precision int8, or compress the model first",
         )
-    file = f"{variant_id}/model.onnx"
     how = _SINGLE_NOTE if single else _NOTES[precision]
     note = "; ".join(filter(None, (how, _lstm_note(model, precision))))
     (root / variant_id).mkdir(exist_ok=True)  # a refined file is written again
-    (root / file).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    main = Program(file, "main", (), prepared.inputs, prepared.outputs)
+    parts = cuts(prepared)
+    if precision == "fp16":  # hidden states cross from segment to segment in float32
+        note = "; ".join(filter(None, (note, "no exits" if prepared.exits else "")))
+        parts = parts[:1]
+    programs, weights = _write_programs(model, single, prepared, parts, root / variant_id)
     provider = profile.runtime.provider if precision == "fp16" else ""
     layout = "single" if single else "dense"
-    return Variant(variant_id, "onnx", precision, layout, note, provider, {"main": main})
+    exits = exit_table(prepared) if len(programs) > 1 else None
+    return Variant(
+        variant_id, "onnx", precision, layout, note, provider, programs, None, exits, weights
+    )
+
+
+def _write_programs(
+    model: ir.Model, single: bool, prepared: PreparedModel, parts: Sequence[Cut], folder: Path
+) -> tuple[dict[str, Program], str]:
+    """The programs by name, each in a file of its own, and the file that has their weights."""
+    inputs = [port for port in prepared.inputs if not (single and port.name == MASK)]
+    outputs = with_every_exit(prepared).outputs
+    models: dict[str, ir.Model] = {}
+    for cut in parts:
+        part = model if prepared.exits is None else cut_graph(model, inputs, outputs, cut)
+        reads = [port for port in cut.inputs if not (single and port.name == MASK)]
+        gives = [replace(p, name=output_name(p, cut.inputs)) for p in cut.outputs]
+        clean(part, reads, gives)
+        models[cut.name] = part
+    weights = f"{folder.name}/{WEIGHTS}" if len(parts) > 1 else ""
+    if weights:
+        share_weights(tuple(models.values()), folder / WEIGHTS)
+    programs = {}
+    for cut in parts:
+        file = "model.onnx" if cut.name == "main" else f"{cut.name}.onnx"
+        data = ir.to_proto(models[cut.name]).SerializeToString(deterministic=True)
+        (folder / file).write_bytes(data)
+        programs[cut.name] = cut.program(f"{folder.name}/{file}")
+    return programs, weights
 
 
 def _lstm_note(model: ir.Model, precision: str) -> str:

@@ -21,11 +21,13 @@ class PreparedExits:
             which has no ``hidden_k`` (converters/exits.py makes one).
         layers: layers that are done after each segment.
         hidden_size: width of the hidden states.
+        reference: the same of the model as it was loaded, whose answers are the right ones.
     """
 
     module: torch.nn.Module
     layers: tuple[int, ...]
     hidden_size: int
+    reference: torch.nn.Module
 
 
 @dataclass(frozen=True)

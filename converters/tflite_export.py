@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from edgeformer.converters.exits import cuts, exit_table, with_every_exit
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.converters.sensitivity import Draft, Refine, nothing_kept
 from edgeformer.converters.sites import Sites, weight_sites
@@ -25,12 +26,13 @@ from edgeformer.converters.tflite_convert import (
     convert,
     process_restored,
 )
+from edgeformer.converters.tflite_cut import cut_signatures
 from edgeformer.converters.tflite_lstm import holds_lstms, teach_lstm, with_lstm_kernels
 from edgeformer.converters.tflite_quantize import quantize, quantized_sites
 from edgeformer.converters.tflite_smoothing import smoothed
 from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import ModelError
-from edgeformer.runtime.manifest import Port, Program, Variant
+from edgeformer.runtime.manifest import Port, Variant
 
 PRECISIONS = ("fp32", "int8")
 _PROBES = (16, 24)  # two lengths that show where a graph depends on the length
@@ -80,15 +82,15 @@ def export_tflite(
     check_host()
     variants = []
     with process_restored():
-        converted = _convert(prepared, bucket_lengths(prepared, profile))
+        converted = _convert(with_every_exit(prepared), bucket_lengths(prepared, profile))
         for precision in precisions:
             variant = _variant(prepared, precision, converted)
             path = root / variant.programs["main"].file
             path.parent.mkdir(parents=True)
             if precision == "fp32":
-                path.write_bytes(with_lstm_kernels(converted.content))
+                path.write_bytes(_finished(converted.content, prepared))
             else:
-                variant = refine(_draft(variant, converted, path))
+                variant = refine(_draft(variant, converted, prepared, path))
             variants.append(variant)
     return tuple(variants)
 
@@ -116,16 +118,28 @@ def _convert(prepared: PreparedModel, lengths: tuple[int, ...]) -> _Converted:
 def _variant(prepared: PreparedModel, precision: str, converted: _Converted) -> Variant:
     name = f"tflite-{precision}"
     file = f"{name}/model.tflite"
-    program = Program(file, converted.entry, converted.lengths, prepared.inputs, prepared.outputs)
+    programs = {
+        cut.name: cut.program(file, _entry(cut.name, converted), converted.lengths)
+        for cut in cuts(prepared)
+    }
     plain = precision == "int8" and holds_lstms(converted.content)
     note = "; ".join(filter(None, (converted.note, "LSTM weights stay float32" if plain else "")))
-    return Variant(name, "tflite", precision, converted.layout, note, "", {"main": program})
+    exits = exit_table(prepared)
+    return Variant(name, "tflite", precision, converted.layout, note, "", programs, exits=exits)
 
 
-def _draft(variant: Variant, converted: _Converted, path: Path) -> Draft:
+def _entry(name: str, converted: _Converted) -> str:
+    return converted.entry.replace(ENTRY, name, 1)
+
+
+def _finished(content: bytes, prepared: PreparedModel) -> bytes:
+    return with_lstm_kernels(cut_signatures(content, cuts(prepared)))
+
+
+def _draft(variant: Variant, converted: _Converted, prepared: PreparedModel, path: Path) -> Draft:
     def write(kept: frozenset[str]) -> Variant:
         content = quantize(converted.content, converted.sites, kept)
-        path.write_bytes(with_lstm_kernels(content))
+        path.write_bytes(_finished(content, prepared))
         return variant
 
     return Draft(quantized_sites(converted.content, converted.sites), write)

@@ -30,10 +30,12 @@ from edgeformer.cli_common import (
 )
 from edgeformer.cli_compress import compress, recipes
 from edgeformer.cli_device import doctor, inspect, tune
+from edgeformer.cli_exits import check_exit_options, exit_options
 from edgeformer.cli_measure import benchmark, show_reports
 from edgeformer.cli_reports import compare, evaluate
 from edgeformer.cli_run import run
 from edgeformer.cli_search import budget_options, is_search, print_search
+from edgeformer.cli_ssh import chosen_target, ssh_options, the_board
 from edgeformer.errors import EdgeFormerError, UsageError
 
 
@@ -72,7 +74,9 @@ def commands() -> None:
 @click.option("--max-length", type=click.IntRange(min=3), help="Most tokens of one text.")
 @click.option("--calibration", metavar="FILE", help="Texts like those to come: .jsonl .csv .txt.")
 @click.option("--golden", metavar="FILE", help="Texts of the self-test. Default: ours.")
+@exit_options
 @budget_options
+@ssh_options
 @click.option("--zip", "zip_file", is_flag=True, help="Write one file instead of a folder.")
 @click.option("--force", is_flag=True, help="Overwrite; write even if a tolerance is missed.")
 @progress_option
@@ -87,6 +91,9 @@ def convert(
     max_length: int | None,
     calibration: str | None,
     golden: str | None,
+    exits: str | None,
+    exit_criterion: str,
+    exit_predictor: bool,
     max_drop: float | None,
     max_latency_ms: float | None,
     data: str | None,
@@ -100,18 +107,24 @@ def convert(
 ) -> None:
     """Convert MODEL, a Hugging Face folder, to a verified bundle for a device.
 
-    Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With a budget (--max-drop,
-    --max-latency-ms) one variant is searched that holds it, measured on this machine; exit code 3
-    and no bundle if none does.
+    Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With --exits the exits of MODEL
+    are calibrated, and --max-drop is what they may cost. With a budget (--max-drop,
+    --max-latency-ms) one variant is searched that holds it, measured here or over --ssh; exit code
+    3 and no bundle if none does.
     """
     others = {"--eval": data, "--train": train, "--columns": columns, "--labels-map": labels_map}
-    if is_search(max_drop, max_latency_ms, others):
+    others["--ssh"] = chosen_target()
+    check_exit_options(exits, exit_criterion, exit_predictor, max_latency_ms, others)
+    if exits is None and is_search(max_drop, max_latency_ms, others):
         if task is not None:
-            raise UsageError("--task is not for a search: it takes the checkpoint's own task")
+            raise UsageError(
+                "--task is not for a search: it takes the checkpoint's own task",
+                hint="leave it out",
+            )
         from edgeformer.evaluation import make_columns
         from edgeformer.searching import search
 
-        with Progress(progress) as shown:
+        with Progress(progress) as shown, the_board(shown.step) as board:
             found = search(
                 model,
                 profile=profile,
@@ -129,6 +142,7 @@ def convert(
                 golden=golden,
                 zip_file=zip_file,
                 force=force,
+                measure=board.benchmark if board else None,
                 progress=shown.step,
             )
         return print_search(found, as_json)
@@ -145,6 +159,10 @@ def convert(
             max_length=max_length,
             calibration=calibration,
             golden=golden,
+            exits=exits,
+            max_drop=0.5 if max_drop is None else max_drop,
+            exit_criterion=exit_criterion,
+            exit_predictor=exit_predictor,
             zip_file=zip_file,
             force=force,
             progress=shown.stage,

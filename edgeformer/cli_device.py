@@ -29,12 +29,16 @@ def inspect(bundle: str, verify: bool, progress: bool | None, as_json: bool) -> 
     from edgeformer.inspection import verify_bundle
     from edgeformer.runtime.bundle import open_bundle
     from edgeformer.runtime.engine import ENGINES, missing_engine
+    from edgeformer.stored_sizes import bundle_sizes
 
     with open_bundle(bundle) as opened:
-        manifest = opened.manifest
+        manifest, sizes = opened.manifest, bundle_sizes(opened)
     installed = {name for name in ENGINES if missing_engine(name) is None}
     data = {"path": bundle, "manifest": asdict(manifest), "installed": sorted(installed)}
+    data["stored"] = {name: [asdict(row) for row in rows] for name, rows in sizes.items()}
     text = cli_text.bundle_text(bundle, manifest, installed)
+    for name, rows in sizes.items():
+        text += f"\n\n{cli_text.stored_text(name, rows)}"
     if not verify:
         return print_result(data, text, as_json)
     with Progress(progress) as shown:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgeformer.inspection import Verification
     from edgeformer.runtime.answers import Answer, Fill, Label, Span
     from edgeformer.runtime.manifest import Manifest, Variant
+    from edgeformer.stored_sizes import StoredSize
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -33,8 +34,7 @@ def parity_table(manifest: "Manifest") -> str:
 
 
 def _parity_row(manifest: "Manifest", variant: "Variant") -> tuple[str, ...]:
-    files = {program.file for program in variant.programs.values()}
-    size = _megabytes(sum(manifest.files[name].size for name in files) / 1e6)
+    size = _megabytes(sum(manifest.files[name].size for name in variant.files) / 1e6)
     parity = variant.parity
     if parity is None:
         return (variant.id, size, *["-"] * 6)
@@ -147,6 +147,22 @@ def bundle_text(path: str, manifest: "Manifest", installed: set[str]) -> str:
     if manifest.forced:
         lines += ["", "FORCED: a tolerance was missed, and --force wrote the bundle all the same"]
     return "\n".join(lines)
+
+
+def stored_text(variant_id: str, sizes: "Sequence[StoredSize]") -> str:
+    """What the file of a variant holds, by kind and form."""
+    rows = [
+        (
+            f"{row.kind} as {row.form}",
+            f"{row.values:,}",
+            f"{1 - row.nonzeros / max(1, row.values):.0%}" if row.nonzeros < row.values else "-",
+            _megabytes(row.file_bytes / 1e6),
+            _megabytes(row.decoded_bytes / 1e6) if row.decoded_bytes else "-",
+        )
+        for row in sizes
+    ]
+    headers = (f"{variant_id} holds", "values", "zeros", "MB", "MB decoded")
+    return table(headers, rows)
 
 
 def _count(parameters: int) -> str:

@@ -42,6 +42,9 @@ def compression_text(report: "CompressionReport") -> str:
     if report.student is not None:
         teacher = "" if report.teacher is None else f", before {_quality(report.teacher)}"
         lines += ["", f"on {report.student.examples} texts: {_quality(report.student)}{teacher}"]
+    if report.exits:
+        each = ", ".join(f"{layer}: {value:.2%}" for layer, value in enumerate(report.exits, 1))
+        lines += ["", f"after layer {each}"]
     seconds = sum(stage.seconds for stage in report.stages)
     stages = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in report.stages)
     memory = f"peak memory {report.peak_memory_mb:.0f} MB"
@@ -126,10 +129,10 @@ def recipe_text(recipe: "Recipe") -> str:
         lines += ["", "[vocabulary]", *_plain(recipe.vocabulary)]
     for stage in recipe.stages:
         lines += ["", "[[stages]]", *_plain(stage)]
-        for name in ("augmentation", "sparsity"):
+        for name in ("augmentation", "span"):
             if getattr(stage, name) is not None:
                 lines += ["", f"[stages.{name}]", *_plain(getattr(stage, name))]
-        for name in ("train", "prune", "losses"):
+        for name in ("train", "prune", "sparsity", "losses"):
             for entry in getattr(stage, name):
                 lines += ["", f"[[stages.{name}]]", *_plain(entry)]
     return "\n".join(lines)

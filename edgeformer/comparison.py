@@ -186,8 +186,7 @@ def _facts(path: str | os.PathLike[str], bundle: "Bundle") -> BundleFacts:
     manifest = bundle.manifest
     variants = []
     for variant in manifest.variants:
-        files = {program.file for program in variant.programs.values()}
-        size_mb = sum(bundle.size(name) for name in files) / 1e6
+        size_mb = sum(bundle.size(name) for name in variant.files) / 1e6
         variants.append(VariantFacts(variant.id, variant.layout, size_mb, variant.parity))
     card = manifest.model
     return BundleFacts(

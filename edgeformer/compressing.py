@@ -52,6 +52,8 @@ class CompressionReport:
         stages: what was done, with its seconds.
         peak_memory_mb: of the process or of the GPU, in MB (1e6 bytes).
         notices: sentences that a user should read.
+        exits: accuracy of the new model after each layer, first to last; empty without evaluation
+            texts or exits.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class CompressionReport:
     stages: "tuple[StageResult, ...]"
     peak_memory_mb: float
     notices: tuple[str, ...] = ()
+    exits: tuple[float, ...] = ()
 
 
 def compress(
@@ -241,9 +244,13 @@ def _report(
 ) -> "tuple[CompressionReport, LoadedModel]":
     from edgeformer.compression.measuring import size_of
     from edgeformer.compression.trainer import peak_memory_mb
-    from edgeformer.compression_inputs import measured, with_module
+    from edgeformer.compression_inputs import exits_measured, measured, with_module
+    from edgeformer.models.exits import ExitClassifier
 
-    made = with_module(inputs.student, module, inputs.student.head)
+    head = inputs.student.head
+    if isinstance(module, ExitClassifier):
+        head = replace(head, exits=True, exit_pooling=module.pooling)
+    made = with_module(inputs.student, module, head)
     report = CompressionReport(
         path=output,
         recipe=inputs.recipe.name,
@@ -255,6 +262,7 @@ def _report(
         stages=stages,
         peak_memory_mb=peak_memory_mb(inputs.device),
         notices=(*inputs.notices, *inputs.recipe.export),
+        exits=exits_measured(inputs, made),
     )
     return report, made
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeformer.compression.batching import batch_settings, tokenize
+from edgeformer.compression.batching import BatchSettings, Tokenized, batch_settings, tokenize
 from edgeformer.compression.examples import Examples, read_examples, without_labels
 from edgeformer.compression.loss_kinds import LOSS_KINDS
 from edgeformer.compression.making import make_student
-from edgeformer.compression.measuring import Quality, quality
+from edgeformer.compression.measuring import Quality, exit_accuracies, quality
 from edgeformer.compression.model_config import config_of
 from edgeformer.compression.optimizing import seed_of
 from edgeformer.compression.recipe import Recipe
@@ -30,6 +30,7 @@ from edgeformer.data import read_texts
 from edgeformer.errors import UsageError
 from edgeformer.models.build import HeadConfig
 from edgeformer.models.checkpoint import LoadedModel, load_checkpoint
+from edgeformer.models.exits import ExitClassifier
 
 
 @dataclass(frozen=True)
@@ -264,10 +265,20 @@ def measured(inputs: Inputs, model: LoadedModel) -> Quality | None:
     """How good a model's answers to the evaluation texts are; None without such texts."""
     if inputs.evaluation is None:
         return None
+    return quality(model.module, *_for_measuring(inputs.evaluation, model), model.problem_type)
+
+
+def exits_measured(inputs: Inputs, model: LoadedModel) -> tuple[float, ...]:
+    """Accuracy after each layer on the evaluation texts; empty without such texts or exits."""
+    if inputs.evaluation is None or not isinstance(model.module, ExitClassifier):
+        return ()
+    return exit_accuracies(model.module, *_for_measuring(inputs.evaluation, model))
+
+
+def _for_measuring(texts: Examples, model: LoadedModel) -> tuple[Tokenized, BatchSettings]:
     assert model.tokenizer_json is not None
-    tokenized = tokenize(inputs.evaluation, model.tokenizer_json, model.max_length)
-    settings = batch_settings(model, 64, seed=0)
-    return quality(model.module, tokenized, settings, model.problem_type)
+    tokenized = tokenize(texts, model.tokenizer_json, model.max_length)
+    return tokenized, batch_settings(model, 64, seed=0)
 
 
 def _scale_notice(scale: float) -> tuple[str, ...]:

@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from edgeformer.converters.prepared import PreparedExits
 
 
-def prepare_exits(module: "torch.nn.Module", problem_type: str) -> "PreparedExits | None":
+def prepare_exits(
+    module: "torch.nn.Module", original: "torch.nn.Module", problem_type: str
+) -> "PreparedExits | None":
     """The segments of a model with exits, one layer each; None for a model without.
 
     Args:
-        module: in eval mode.
+        module: ready to be converted, in eval mode.
+        original: what it was made from, perhaps itself.
         problem_type: of its head.
 
     Raises:
@@ -24,7 +27,7 @@ def prepare_exits(module: "torch.nn.Module", problem_type: str) -> "PreparedExit
     from edgeformer.converters.prepared import PreparedExits
     from edgeformer.models.exits import ExitClassifier
 
-    if not isinstance(module, ExitClassifier):
+    if not isinstance(module, ExitClassifier) or not isinstance(original, ExitClassifier):
         return None
     if problem_type != "single_label":
         raise ModelError(
@@ -33,4 +36,6 @@ def prepare_exits(module: "torch.nn.Module", problem_type: str) -> "PreparedExit
         )
     config = module.encoder.config
     whole = EveryExit(module, module.segments()).eval()
-    return PreparedExits(whole, tuple(range(1, config.num_layers + 1)), config.hidden_size)
+    loaded = whole if original is module else EveryExit(original, original.segments()).eval()
+    layers = tuple(range(1, config.num_layers + 1))
+    return PreparedExits(whole, layers, config.hidden_size, loaded)

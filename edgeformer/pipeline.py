@@ -15,6 +15,7 @@ from edgeformer.compressing import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError
+from edgeformer.exit_data import read_exit_data
 from edgeformer.exit_segments import prepare_exits
 from edgeformer.image_settings import read_image_input
 from edgeformer.runtime.engine import ENGINES
@@ -47,6 +48,10 @@ def convert(
     calibration: str | os.PathLike[str] | None = None,
     golden: str | os.PathLike[str] | None = None,
     fp32_share: float = 0.0,
+    exits: str | os.PathLike[str] | None = None,
+    max_drop: float = 0.5,
+    exit_criterion: str = "entropy",
+    exit_predictor: bool = False,
     zip_file: bool = False,
     force: bool = False,
     progress: "Callable[[Stage], None] | None" = None,
@@ -67,6 +72,11 @@ def convert(
         golden: file of texts for the self-test stored in the bundle; None for built-in ones.
         fp32_share: share of the weights of an int8 file (onnx, tflite) that stays in float32, the
             most sensitive ones, whether or not int8 alone holds the tolerance.
+        exits: labelled texts on which the exits of a model are calibrated, for ``exit="auto"``;
+            without labels the drop is how often an answer changes (docs/early_exit.md).
+        max_drop: points of accuracy that exits may cost, with 95 % confidence.
+        exit_criterion: ``entropy``, ``probability`` or ``patience``.
+        exit_predictor: also fit EdgeBERT's predictor, which ends the way of unsure texts.
         zip_file: write one file instead of a folder.
         force: overwrite, and write a bundle whose answers miss a tolerance.
         progress: called with a Stage when a stage starts and when it ends.
@@ -94,6 +104,7 @@ def convert(
             check_settings,
             convert_prepared,
         )
+        from edgeformer.converters.exit_calibration import ExitSettings
         from edgeformer.converters.stages import Stages
 
         texts = read_texts(Path(calibration)) if calibration else builtin_texts()
@@ -110,10 +121,14 @@ def convert(
             zip_file=zip_file,
             force=force,
         )
+        exit_settings = ExitSettings(max_drop, exit_criterion, exit_predictor)
         check_settings(settings)
         stages = Stages(progress)
         with stages.stage("load model"):
             prepared, notices = _prepare(model, example_inputs, task, max_length, chosen)
+        if exits is not None:
+            data = read_exit_data(Path(exits), prepared, exit_settings)
+            settings = replace(settings, exits=exit_settings, exit_data=data)
         report = convert_prepared(prepared, settings, stages)
     return replace(report, notices=(*notices, *report.notices))
 
@@ -212,7 +227,7 @@ def prepare_checkpoint(
         card=card,
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
-        exits=prepare_exits(module, loaded.problem_type),
+        exits=prepare_exits(module, loaded.module, loaded.problem_type),
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

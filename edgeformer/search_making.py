@@ -1,7 +1,7 @@
 """Making one candidate of a search: a smaller checkpoint if the candidate cuts, then its bundle.
 
 With training texts a cut is a recipe: the upper layers go, neurons and heads are scored by how the
-loss depends on them and cut, and what is left learns the original's answers for two epochs.
+loss depends on them and cut, and what is left learns the original's answers for a while.
 Without, the same layers go, and the neurons and heads with the smallest weights: no training.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeformer.data import read_rows
 from edgeformer.errors import ModelError
 from edgeformer.search_candidates import Candidate, Cut, Sizes, stays
 from edgeformer.search_request import Request
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from edgeformer.models.checkpoint import LoadedModel
 
 Tell = Callable[[str], None]
-EPOCHS = 2
+EPOCHS, MIN_STEPS, MAX_STEPS, BATCH = 2, 200, 2000, 32
+LEARNING_RATE = 1e-4
 
 
 def make_bundle(request: Request, candidate: Candidate, output: Path, tell: Tell) -> None:
@@ -70,7 +72,8 @@ def _cut(request: Request, cut: Cut, folder: Path) -> Path:
     if request.train is None:
         return _cut_only(loaded, cut, output)
     recipe = folder / "search.toml"
-    recipe.write_text(recipe_text(loaded, cut), encoding="utf-8")
+    rows = sum(1 for _ in read_rows(request.train))
+    recipe.write_text(recipe_text(loaded, cut, rows), encoding="utf-8")
     compress(
         request.folder,
         recipe=str(recipe),
@@ -100,8 +103,9 @@ def _cut_only(loaded: "LoadedModel", cut: Cut, output: Path) -> Path:
     return save_checkpoint(with_module(loaded, slim(module, keep), loaded.head), output)
 
 
-def recipe_text(loaded: "LoadedModel", cut: Cut) -> str:
-    """The recipe that makes and trains a cut, as TOML."""
+def recipe_text(loaded: "LoadedModel", cut: Cut, rows: int) -> str:
+    """The recipe that makes a cut and trains it on so many rows, as TOML."""
+    steps = min(max(EPOCHS * rows // BATCH, MIN_STEPS), MAX_STEPS)
     embeds = loaded.task == "embedding"
     method = "magnitude" if embeds else "gate_taylor"
     losses = ['{ kind = "text_mse" }']
@@ -124,8 +128,9 @@ drop = "top"
 
 [[stages]]
 name = "distil"
-epochs = {EPOCHS}
-learning_rate = 1e-4
+steps = {steps}
+batch_size = {BATCH}
+learning_rate = {LEARNING_RATE!r}
 data = "{"unlabelled" if embeds else "labelled"}"
 losses = [{", ".join(losses)}]
 prune = [{", ".join(prune)}]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeformer.runtime.bundle import Bundle
 
 Tell = Callable[[str], None]
-Measure = Callable[[Path, int | None], "Report"]
+Measure = Callable[..., "Report"]  # benchmark here, or a board's: (bundle, tokens=...)
 ATTEMPTS = 2  # of a measurement that something disturbed
 
 
@@ -30,7 +30,7 @@ class Judge:
         data: labelled rows; None without an evaluation.
         columns, labels_map: how they are read.
         answers: file of the original's answers to them.
-        measure: benchmarks a bundle at a number of tokens; None takes its own.
+        measure: benchmarks a bundle at a number of tokens, None for its own choice.
     """
 
     data: Path | None
@@ -49,7 +49,7 @@ class Judge:
             trial = self._evaluated(trial, bundle, tell)
         tell("measuring")
         for _ in range(ATTEMPTS):
-            measured = _timed(trial, self.measure(bundle, tokens))
+            measured = _timed(trial, self.measure(bundle, tokens=tokens))
             if not measured.void:
                 break
         return measured
@@ -95,13 +95,6 @@ def _timed(trial: Trial, report: "Report") -> Trial:
     return replace(
         trial, size_mb=result.file_mb, p50_ms=result.p50_ms, void=void or "; ".join(reasons)
     )
-
-
-def measure_here(bundle: Path, tokens: int | None) -> "Report":
-    """Benchmark on this machine, one text a call."""
-    from edgeformer.benchmarking import benchmark
-
-    return benchmark(bundle, tokens=tokens)
 
 
 def usual_tokens(bundle: "Bundle", texts: "tuple[Text, ...]") -> int | None:

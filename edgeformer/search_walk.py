@@ -47,7 +47,7 @@ class Walk:
         trials: made so far.
         original: name and value of the main figure of the model that was given; None without data.
         tokens: of the text that is timed; None for the benchmark's own.
-        machine: the CPU that was measured.
+        machine: the CPU that was measured, and of whom; ``architecture``: its own.
     """
 
     def __init__(self, start: Start, folder: Path, measure: Measure, tell: Tell) -> None:
@@ -62,7 +62,7 @@ class Walk:
         self.trials: list[Trial] = []
         self.original: tuple[str, float] | None = None
         self.tokens: int | None = None
-        self.machine = ""
+        self.machine = self.architecture = ""
 
     def run(self) -> None:
         """Try candidates until the search is settled, or nothing is left."""
@@ -112,9 +112,10 @@ class Walk:
         calibration = self._request.calibration
         return () if calibration is None else read_texts(calibration)
 
-    def _measured(self, bundle: Path, tokens: int | None) -> "Report":
-        report = self._measure(bundle, tokens)
-        self.machine = report.machine.cpu_model
+    def _measured(self, bundle: Path, *, tokens: int | None) -> "Report":
+        report = self._measure(bundle, tokens=tokens)
+        self.machine = report.machine.cpu_model + (f" of {report.host}" if report.host else "")
+        self.architecture = report.machine.architecture
         return report
 
     def _keep_the_best(self) -> None:

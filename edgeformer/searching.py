@@ -13,13 +13,13 @@ and measured at the data's own length. Only the bundle that is taken stays; docs
 
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeformer.benchmarking import benchmark
 from edgeformer.compression.examples import Columns
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import EngineError, ModelError, ThresholdError
@@ -27,7 +27,7 @@ from edgeformer.evaluation_data import USUAL_COLUMNS, Cases
 from edgeformer.plain_json import finite
 from edgeformer.search_candidates import Sizes
 from edgeformer.search_making import sizes_of
-from edgeformer.search_measuring import Tell, measure_here
+from edgeformer.search_measuring import Measure, Tell
 from edgeformer.search_request import Request, check_options, path_of, read_data, shared_rows
 from edgeformer.search_text import failure_text, page_text, sentence
 from edgeformer.search_trials import Budget, Trial, choose, concessions, pareto, settled
@@ -124,6 +124,7 @@ def search(
     golden: str | os.PathLike[str] | None = None,
     zip_file: bool = False,
     force: bool = False,
+    measure: Measure | None = None,
     progress: Tell | None = None,
 ) -> SearchReport:
     """Convert a model to the bundle that holds a budget, trying the smallest changes first.
@@ -142,6 +143,8 @@ def search(
         engines, precisions: to try; None for the profile's engines, in fp32 and the precision that
             the profile names.
         max_length, calibration, golden, zip_file, force: as for ``convert``.
+        measure: what benchmarks a bundle: ``benchmark`` of a board (docs/ssh.md); None for that of
+            this machine.
         progress: called with what is being done.
 
     Returns:
@@ -170,10 +173,10 @@ def search(
         zip_file=zip_file,
         force=force,
     )
-    return run_search(request, progress or (lambda what: None))
+    return run_search(request, measure or benchmark, progress or (lambda what: None))
 
 
-def run_search(request: Request, tell: Tell) -> SearchReport:
+def run_search(request: Request, measure: Measure, tell: Tell) -> SearchReport:
     """``search``, its arguments as one record."""
     from edgeformer.pipeline import check_engines, need_extra
 
@@ -193,7 +196,7 @@ def run_search(request: Request, tell: Tell) -> SearchReport:
     walk_from = Start(request, profile, cases, _sizes(loaded, cases))
     del loaded
     with staging(request.output) as folder:
-        walk = Walk(walk_from, folder, measure_here, tell)
+        walk = Walk(walk_from, folder, measure, tell)
         walk.run()
         report = _report(walk, walk_from, notes, time.monotonic() - began)
         if report.chosen is not None:
@@ -238,11 +241,11 @@ def _report(walk: Walk, start: Start, notes: tuple[str, ...], seconds: float) ->
 def _notes(walk: Walk, start: Start) -> Iterator[str]:
     """What to know when reading the figures."""
     budget, trials = start.request.budget, walk.trials
-    here, there = platform.machine(), start.profile.cpu.architecture
-    if here != there:
+    there = start.profile.cpu.architecture
+    if walk.architecture not in ("", there):
         yield (
-            f"times are of this {here} machine, and {start.profile.name} is {there}: they say"
-            " nothing of that device"
+            f"times are of a machine of {walk.architecture}, and {start.profile.name} is {there}:"
+            " they say nothing of that device; --ssh USER@HOST measures on one"
         )
     if start.cases is None:
         yield "no accuracy was measured: --eval DATA does"

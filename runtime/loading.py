@@ -204,7 +204,7 @@ def check_in_background(bundle: Bundle, names: Sequence[str]) -> Callable[[], No
 
 
 def _files(variant: Variant) -> list[str]:
-    return sorted({program.file for program in variant.programs.values()})
+    return list(variant.files)
 
 
 def load_bundle_tokenizer(bundle: Bundle) -> Tokenizer | EdgeFormerError | None:

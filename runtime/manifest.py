@@ -148,6 +148,7 @@ class Variant:
             ``segment_1``, ``segment_2``, ...: each reads the ``hidden`` of the one before.
         parity: the verification's figures.
         exits: of early-exit models, else None.
+        weights: file in which the programs' files have their weights; empty where each has its own.
     """
 
     id: str
@@ -159,6 +160,13 @@ class Variant:
     programs: dict[str, Program]
     parity: Parity | None = None
     exits: ExitTable | None = field(default=None, metadata=_ADDED)
+    weights: str = field(default="", metadata=_ADDED)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of all its files, sorted."""
+        files = {program.file for program in self.programs.values()} | {self.weights}
+        return tuple(sorted(files - {""}))
 
     @property
     def segments(self) -> tuple[Program, ...]:

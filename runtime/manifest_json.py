@@ -118,7 +118,7 @@ def _check_paths(manifest: Manifest) -> None:
                 f"manifest.json names a file outside the bundle: {name!r}",
                 hint="do not use this bundle: it was made to reach other files",
             )
-    used = [p.file for v in manifest.variants for p in v.programs.values()]
+    used = [name for variant in manifest.variants for name in variant.files]
     used += [manifest.golden] + ([manifest.tokenizer] if manifest.tokenizer else [])
     for name in used:
         if name not in manifest.files:

@@ -12,6 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from edgeformer.converters.exit_verification import verify_exits
+from edgeformer.converters.verification import Reference
+from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import BundleError, EngineError, InputError, ModelError
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.pipeline import convert
@@ -27,11 +30,14 @@ from edgeformer.runtime.model import Model
 from edgeformer.runtime.plan import parse_plan
 from tests.command_line import Edgeformer
 from tests.exit_models import LAYERS, exit_bundle, exit_checkpoint, exit_folder
-from tests.tiny_bundles import bundle
+from tests.tiny_bundles import bundle, texts_file
 from tests.tiny_models import TEXTS
 
 MIXED = [*TEXTS, "a", "a b c d e f g h i j k l m n o p", ""]
-VARIANTS = [("numpy", "fp32"), ("numpy", "int8")]
+# The others are converted in slow tests.
+QUICK = [("numpy", "fp32"), ("tflite", "int8"), ("onnx", "int8")]
+SLOW = [("numpy", "int8"), ("tflite", "fp32"), ("onnx", "fp32")]
+VARIANTS = [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)]
 NEAR = {"fp32": 1e-5, "int8": 0.1}
 
 
@@ -114,7 +120,14 @@ def test_texts_leave_alone_and_in_any_batch(name: str, precision: str) -> None:
         engine.close()
 
 
-@pytest.mark.parametrize("family", ["albert", "roberta", "mpnet", "mobilebert"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "albert",
+        "mpnet",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("roberta", "mobilebert")),
+    ],
+)
 def test_families_in_segments(family: str) -> None:
     """Tied layers, positions from 2, a bias by relative position, and norms that were folded."""
     path = exit_bundle("numpy", "fp32", family)
@@ -146,8 +159,50 @@ def test_a_file_holds_each_weight_once(name: str, precision: str) -> None:
     manifest = read(exit_bundle(name, precision))
     files = [record.size for file, record in manifest.files.items() if file.startswith(name)]
     values = sum(p.numel() for p in load_checkpoint(exit_checkpoint()).module.parameters())
-    graphs = 100_000  # a layer has 300 kB of weights in fp32, 75 kB in int8
+    graphs = 250_000  # all layers once more would be 1.2 MB in fp32, 0.3 MB in int8
     assert sum(files) < {"fp32": 4.1, "int8": 1.2}[precision] * values + graphs
+
+
+@pytest.mark.slow
+def test_onnx_in_a_zip_one_text_at_a_time(tmp_path: Path) -> None:
+    """x86-vnni takes int8 ranges of whole texts: no mask; and the weights lie inside the zip."""
+    report = convert(
+        exit_checkpoint(),
+        profile="x86-vnni",
+        output=tmp_path / "a.zip",
+        engines=("onnx",),
+        precisions=("int8", "fp16"),
+        calibration=texts_file(),
+        zip_file=True,
+        force=True,
+    )
+    int8, half = report.manifest.variants
+    assert int8.layout == "single" and half.exits is None and set(half.programs) == {"main"}
+    with load(tmp_path / "a.zip", int8.id) as model, load(exit_bundle("onnx", "fp32")) as exact:
+        found = model.classify(MIXED, exit="patience:1")
+        assert {labels[0].exit_layer for labels in found} <= set(range(2, LAYERS + 1))
+        wanted = exact.classify(MIXED, exit=0.0)
+        near = [labels[0].score for labels in model.classify(MIXED, exit=0.0)]
+        assert near == pytest.approx([labels[0].score for labels in wanted], abs=0.05)
+
+
+def test_verification_finds_a_segment_that_is_wrong() -> None:
+    """Exits that answer something else than PyTorch's do not become a bundle."""
+    path = exit_bundle()
+    tolerance = load_profile("x86").tolerance
+    with load(path) as model, open_bundle(path) as opened:
+        batch = tokens(model, MIXED)
+        variant = opened.manifest.variants[0]
+        engine = open_engine(opened, variant, 1)
+        reference = Reference(batch, (), ())
+        wanted = torch_logits(exit_checkpoint(), batch)
+        parity = verify_exits(engine, variant, reference, wanted, tolerance)
+        assert parity.passed and parity == variant.parity
+        wanted[1, 3] += 0.01
+        parity = verify_exits(engine, variant, reference, wanted, tolerance)
+        assert not parity.passed
+        assert [failure.split(":")[0] for failure in parity.failures] == ["segment_2"]
+        engine.close()
 
 
 def test_a_plan_holds_a_tied_layer_once() -> None:
@@ -345,7 +400,7 @@ def test_missing_or_reordered_segments_are_found(tmp_path: Path) -> None:
 
 def test_segments_of_another_order_fail_the_self_test(tmp_path: Path) -> None:
     """A manifest cannot tell one layer's weights from another's: the golden text can."""
-    source = exit_bundle("onnx", "fp32") if ("onnx", "fp32") in VARIANTS else exit_bundle()
+    source = exit_bundle()
     path = tmp_path / "swapped.edge"
     shutil.copytree(source, path)
     swap_segments(path)

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from edgeformer.compression.slimming import slim
-from edgeformer.errors import ModelError
+from edgeformer.errors import ModelError, UsageError
 from edgeformer.models.build import HeadConfig, make_model
 from edgeformer.models.checkpoint import load_checkpoint
+from edgeformer.models.encoder import Encoder
 from edgeformer.models.equalizing import equalize
 from edgeformer.models.exits import ExitClassifier, with_exits
 from edgeformer.models.folding import without_no_norms
-from edgeformer.models.heads import SequenceClassifier
 from edgeformer.models.saving import save_checkpoint
 from tests.compressible import CONFIGS, HEADS, TEXT_CONFIGS, batch_for, tiny
 from tests.test_saving import assert_same
 from tests.tiny_models import randomise, tiny_bert_folder, tiny_vocabulary
 
 
-def exiting(name: str, seed: int = 0, **sizes: Any) -> ExitClassifier:
+def exiting(name: str, seed: int = 0, pooling: str = "mean", **sizes: Any) -> ExitClassifier:
     """The classifier of a tiny configuration with exits, every tensor random."""
-    config = replace(CONFIGS[name], **sizes)
-    model: Any = make_model(config, replace(HEADS["classification"], exits=True)).eval()
+    head = replace(HEADS["classification"], exits=True, exit_pooling=pooling)
+    model: Any = make_model(replace(CONFIGS[name], **sizes), head).eval()
     randomise(model, seed)
     return model
 
@@ -65,10 +65,11 @@ def test_the_last_layer_answers_as_without_exits(name: str) -> None:
     assert "exits.0.pooler.weight" in made.state_dict()
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("name", ["bert", "groups", "albert"])
-def test_a_ramp_reads_the_layer_before_it(name: str) -> None:
-    """The oracle is the encoder cut off after each layer."""
-    model = exiting(name)
+def test_a_ramp_reads_the_layer_before_it(name: str, pooling: str) -> None:
+    """The oracle is the encoder cut off after each layer, one text at a time, without padding."""
+    model = exiting(name, pooling=pooling)
     batch = batch_for(name)
     with torch.no_grad():
         found = model.all_logits(**batch)
@@ -80,18 +81,23 @@ def test_a_ramp_reads_the_layer_before_it(name: str) -> None:
             intermediate_sizes=config.intermediate_sizes[:layer],
             layer_groups=config.layer_groups[:layer],
         )
-        cut = SequenceClassifier(short, 3).eval()
-        ours = model.state_dict()
-        head = {key: ours[f"exits.{layer - 1}.{key}"] for key in ramp.state_dict()}
-        cut.load_state_dict({key: {**ours, **head}[key] for key in cut.state_dict()})
-        with torch.no_grad():
-            assert_close(found[layer - 1], cut(**batch)["logits"])
+        cut = Encoder(short).eval()
+        ours = model.encoder.state_dict()
+        cut.load_state_dict({key: ours[key] for key in cut.state_dict()})
+        for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+            alone = {key: tensor[row : row + 1, :length] for key, tensor in batch.items()}
+            with torch.no_grad():
+                states = cut(**alone)
+                read = states[:, 0] if pooling == "cls" else states.mean(1)
+                assert_close(found[layer - 1][row : row + 1], ramp(read))
 
 
-@pytest.mark.parametrize("sizes", [(), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("sizes", "pooling"), [((), "mean"), ((1, 2), "cls"), ((2, 1), "mean")])
 @pytest.mark.parametrize("name", TEXT_CONFIGS)
-def test_segments_one_after_the_other_are_the_model(name: str, sizes: tuple[int, ...]) -> None:
-    model, batch = exiting(name), batch_for(name)
+def test_segments_one_after_the_other_are_the_model(
+    name: str, sizes: tuple[int, ...], pooling: str
+) -> None:
+    model, batch = exiting(name, pooling=pooling), batch_for(name)
     ends = torch.tensor(sizes or (1, 1, 1)).cumsum(0).tolist()
     with torch.no_grad():
         logits = model.all_logits(**batch)
@@ -142,8 +148,9 @@ def test_exits_do_not_depend_on_padding() -> None:
 @pytest.mark.parametrize("name", ["bert", "uneven", "albert", "groups"])
 def test_a_saved_model_with_exits_comes_back(name: str, tmp_path: Path) -> None:
     loaded = load_checkpoint(tiny_bert_folder(tmp_path / "source", "classification"))
-    head = HeadConfig("classification", num_labels=3, exits=True)
-    module = exiting(name, vocab_size=len(tiny_vocabulary()))
+    pooling = "cls" if name == "bert" else "mean"
+    head = HeadConfig("classification", num_labels=3, exits=True, exit_pooling=pooling)
+    module = exiting(name, pooling=pooling, vocab_size=len(tiny_vocabulary()))
     changed = replace(loaded, module=module, head=head, max_length=24)
     again = load_checkpoint(save_checkpoint(changed, tmp_path / "saved"))
     assert_same(changed, again)
@@ -187,5 +194,7 @@ def test_models_that_cannot_have_exits() -> None:
         make_model(CONFIGS["vit"], head)
     with pytest.raises(ModelError, match="not for embedding"):
         HeadConfig("embedding", exits=True)
+    with pytest.raises(UsageError, match="no pooling 'max'"):
+        make_model(config, replace(head, exit_pooling="max"))
     with pytest.raises(ModelError, match="already"):
         with_exits(exiting("bert"), torch.Generator())

@@ -8,22 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 
+import edgeformer.remote.board
 import edgeformer.search_candidates
+import edgeformer.search_making
 import edgeformer.searching
-from edgeformer import search
+from edgeformer import compress, search
+from edgeformer.errors import DataError, EngineError, ModelError, UsageError
 from edgeformer.evaluation import evaluate
+from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.report.schema import Report
 from edgeformer.runtime import load
 from edgeformer.runtime.bundle import open_bundle
+from edgeformer.search_candidates import Candidate, Cut
+from edgeformer.search_making import make_bundle
+from edgeformer.search_request import Request
+from edgeformer.search_trials import Budget
 from edgeformer.searching import SearchReport
-from tests.command_line import Edgeformer, process_result, start
+from tests.command_line import Edgeformer, is_error, process_result, start
 from tests.labelled_bundles import checkpoint
 from tests.reports import result, small_report
 from tests.test_evaluation import sentiment
 from tests.tiny_bundles import texts_file
+from tests.tiny_models import tiny_bert_folder
+from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file
 
 Times = Callable[[str, int], float]  # variant, parameters -> ms
 
@@ -44,7 +56,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 def take_times(monkeypatch: pytest.MonkeyPatch, times: Times) -> None:
     """Made-up times by variant and size, so that a choice does not hang on this machine's mood."""
 
-    def measure(bundle: Path, tokens: int | None) -> Report:
+    def measure(bundle: Path, *, tokens: int | None) -> Report:
         with open_bundle(bundle) as opened:
             (variant,), card = opened.manifest.variants, opened.manifest.model
         made = replace(
@@ -55,7 +67,7 @@ def take_times(monkeypatch: pytest.MonkeyPatch, times: Times) -> None:
         )
         return replace(small_report(), results=(made,))
 
-    monkeypatch.setattr(edgeformer.searching, "measure_here", measure)
+    monkeypatch.setattr(edgeformer.searching, "benchmark", measure)
 
 
 def no_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +178,236 @@ def test_a_drop_alone_takes_the_fastest_and_replaces_what_was_there(
 def taken(found: SearchReport) -> str:
     assert found.chosen is not None
     return found.trials[found.chosen].candidate.name
+
+
+# ---- mixed precision and smaller models
+
+
+def test_a_mixture_keeps_the_most_sensitive_weights_in_float32(tmp_path: Path) -> None:
+    request = Request(None, "x86", tmp_path / "o", Budget(0.5, None), calibration=texts_file())
+    request = replace(request, model=checkpoint(), force=True)
+    found = {}
+    for share in (0.0, 0.2):
+        bundle = tmp_path / f"{share}.edge"
+        make_bundle(request, Candidate("onnx", "int8", share), bundle, lambda what: None)
+        with open_bundle(bundle) as opened:
+            (found[share],) = opened.manifest.variants
+    table = json.loads((tmp_path / "0.2.edge/onnx-int8/sensitivity.json").read_text())
+    kept = [site["values"] for site in table["sites"] if site["kept"]]
+    errors = [site["error"] for site in table["sites"]]
+    assert errors == sorted(errors, reverse=True)
+    assert 0 < sum(kept) <= 0.2 * sum(site["values"] for site in table["sites"])
+    assert table["sites"][0]["kept"]
+    assert "of the weights stay in float32" in found[0.2].note
+    plain, mixed = found[0.0].parity, found[0.2].parity
+    assert plain and mixed and mixed.mean_cosine > plain.mean_cosine
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny classifier of four layers that has learned its task, and texts of it."""
+    folder = tmp_path_factory.mktemp("search")
+    train = tsv_file(folder / "train.tsv", labelled_rows(160))
+    data = tsv_file(folder / "test.tsv", labelled_rows(80, seed=1))
+    base = tiny_bert_folder(folder / "base", "embedding", num_hidden_layers=4, hidden_size=48)
+    recipe = recipe_file(folder / "finetune.toml", FINETUNE.replace("5e-3", "2e-3"))
+    compress(base, recipe=str(recipe), train=train, output=folder / "teacher", device="cpu")
+    return {"teacher": folder / "teacher", "train": train, "data": data}
+
+
+def small_options(
+    taught: dict[str, Path], output: Path, monkeypatch: pytest.MonkeyPatch, *cuts: Cut
+) -> dict[str, Any]:
+    """A budget of time that only a smaller model holds; what takes time are its parameters."""
+    whole = load_checkpoint(taught["teacher"]).parameters
+    take_times(monkeypatch, lambda variant, size: 100.0 * size / whole)
+    monkeypatch.setattr(edgeformer.search_candidates, "LADDERS", (cuts,))
+    fixed = {"profile": "x86", "engines": ("numpy",), "precisions": ("fp32",)}
+    return {**fixed, "output": output, "data": taught["data"], "max_latency_ms": 80.0}
+
+
+def test_a_model_without_its_upper_layers(
+    taught: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are those of transformers' model with these layers taken off."""
+    output = tmp_path / "half.edge"
+    cuts = Cut(layers=0.99), Cut(layers=0.5)
+    found = search(
+        taught["teacher"], **small_options(taught, output, monkeypatch, *cuts), max_drop=99
+    )
+    assert [t.candidate.name for t in found.trials] == ["numpy-fp32", "numpy-fp32, 50% of layers"]
+    assert (found.chosen, found.front) == (1, (0, 1) if found.trials[1].drop else (1,))
+    assert any("were not trained" in note for note in found.notes)
+    half = transformers.AutoModelForSequenceClassification.from_pretrained(taught["teacher"]).eval()
+    half.bert.encoder.layer = half.bert.encoder.layer[:2]
+    with load(output) as model:
+        assert model.manifest.model.name == "teacher"
+        assert "50% of layers" in model.manifest.chosen
+        ids = torch.tensor([model.tokenizer.encode("the film was lovely")])
+        with torch.inference_mode():
+            wanted = half(input_ids=ids).logits.numpy()
+        got = model.run(input_ids=ids.numpy())["logits"]
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_smaller_models_learn_from_training_texts(
+    taught: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a user gains by --train: the same cut, and a smaller drop."""
+    cut = Cut(layers=0.5, neurons=0.25, heads=0.25)
+    monkeypatch.setattr(edgeformer.search_making, "LEARNING_RATE", 2e-3)  # it is tiny
+    fixed = small_options(taught, tmp_path / "o.edge", monkeypatch, cut)
+    alone = search(taught["teacher"], **fixed).trials[-1]
+    found = search(taught["teacher"], **fixed, train=taught["train"], force=True)
+    learned = found.trials[-1]
+    assert not any("were not trained" in note for note in found.notes)
+    assert learned.candidate == alone.candidate
+    assert learned.size_mb == alone.size_mb
+    assert learned.drop is not None and alone.drop is not None
+    assert learned.drop < alone.drop - 5
+    with open_bundle(tmp_path / "o.edge") as opened:
+        assert opened.manifest.recipe == "search"
+    assert names(tmp_path) == ["o.edge"]
+
+
+def test_what_cannot_be_made_is_a_line_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_times(monkeypatch, lambda variant, size: 1.0)
+    profile = tmp_path / "strict.toml"
+    profile.write_text('extends = "x86"\n[tolerance]\nint8_min_cosine = 0.9999999\n')
+    fixed = {"profile": str(profile), "engines": ("numpy",), "calibration": texts_file()}
+    found = search(
+        checkpoint(),
+        **fixed,
+        output=tmp_path / "o.edge",
+        precisions=("int8", "fp32"),
+        max_latency_ms=5,
+        data=sentiment(tmp_path),
+    )
+    assert taken(found) == "numpy-fp32"
+    found = search(
+        checkpoint(),
+        **fixed,
+        output=tmp_path / "p.edge",
+        precisions=("int8",),
+        max_latency_ms=5,
+    )
+    assert "is below 0.9999999" in found.trials[0].problem
+    with pytest.raises(EngineError, match="no candidate could be made"):
+        found.check()
+    assert not (tmp_path / "p.edge").exists()
+
+
+# ---- on a board
+
+
+def test_a_board_is_measured_over_ssh(
+    command: Edgeformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--ssh sends the bundles there; the times in the table are the board's, and say so."""
+    seen = []
+
+    class Board:
+        def __enter__(self) -> "Board":
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            seen.append("closed")
+
+        def benchmark(self, bundle: Path, *, tokens: int | None) -> Report:
+            seen.append(bundle.name)
+            made = replace(result("numpy-int8"), samples_ms=(7.0,) * 20)
+            return replace(small_report(), results=(made,), host="pi4 (pi@board)")
+
+    def connect(target: str, **settings: Any) -> Board:
+        seen.append(target)
+        return Board()
+
+    monkeypatch.setattr(edgeformer.remote.board, "connect", connect)
+    code, out, err = command(
+        *("convert", checkpoint(), "--profile", "rpi4", "--engines", "numpy"),
+        *("-o", tmp_path / "o.edge", "--max-latency-ms", "8", "--ssh", "pi@board"),
+    )
+    assert code == 0, err
+    assert seen == ["pi@board", "0.edge", "closed"]
+    assert "p50 7.00 ms on Cortex-A72 of pi4 (pi@board)" in out
+    assert "they say nothing of that device" not in out  # a Pi was asked about a Pi
+
+
+# ---- what is refused
+
+
+def rows_file(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "says"),
+    [
+        ({"max_drop": 1.0}, UsageError, "--max-drop needs data"),
+        ({"max_latency_ms": 9.0, "train": "t.tsv"}, UsageError, "--train makes smaller models"),
+        ({"data": "data"}, UsageError, "a search needs a budget"),
+        ({"max_drop": 1.0, "data": "data", "train": "data"}, UsageError, "64 of 64 texts of"),
+        ({"max_drop": 1.0, "data": "wrong"}, DataError, "has no label 'poor'"),
+        ({"max_drop": 1.0, "data": "nowhere.tsv"}, UsageError, "no file nowhere.tsv"),
+        ({"max_latency_ms": 9.0, "engines": ("tensorrt",)}, UsageError, "no engine 'tensorrt'"),
+        ({"max_latency_ms": 9.0, "output": "data"}, UsageError, "data.jsonl exists"),
+        ({"max_latency_ms": 9.0, "model": "empty"}, ModelError, "config.json"),
+        ({"max_drop": 1.0, "data": "scores", "model": "embedding"}, DataError, "pairs of texts"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(
+    tmp_path: Path, more: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    known = {
+        "data": sentiment(tmp_path),
+        "wrong": rows_file(tmp_path / "wrong.jsonl", {"text": "a", "label": "poor"}),
+        "scores": rows_file(tmp_path / "scores.jsonl", {"text": "a", "score": 0.5}),
+        "empty": tmp_path / "empty",
+        "embedding": checkpoint("embedding"),
+    }
+    given = {
+        key: known.get(value, value) if isinstance(value, str) else value
+        for key, value in more.items()
+    }
+    before = names(tmp_path)
+    model = given.pop("model", checkpoint())
+    with pytest.raises(error, match=says):
+        search(model, **options(tmp_path / "o.edge") | given)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--eval", "d.tsv"], "--eval is for a search"),
+        (["--train", "d.tsv"], "--train is for a search"),
+        (["--ssh", "pi@board"], "--ssh is for a search"),
+        (["--max-drop", "-1", "--eval", "d.tsv"], "--max-drop -1 is not"),
+        (["--max-latency-ms", "0"], "--max-latency-ms 0 is not"),
+        (["--max-latency-ms", "5", "--task", "embedding"], "--task is not for a search"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    command: Edgeformer, tmp_path: Path, words: list[str], says: str
+) -> None:
+    answer = command("convert", checkpoint(), "--profile", "x86", "-o", tmp_path / "o", *words)
+    assert is_error(*answer, exit_code=2, says=says)
+
+
+def test_rows_that_were_trained_or_calibrated_on_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_times(monkeypatch, lambda variant, size: 1.0)
+    data = sentiment(tmp_path)
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))
+    given = options(tmp_path / "o.edge", max_latency_ms=5.0, data=data, train=train)
+    found = search(checkpoint(), **given | {"calibration": data})
+    assert "9 of 64 texts of the data are also in --train" in found.notes
+    assert any(
+        note.startswith("64 of 64 texts of the data are also in --cal") for note in found.notes
+    )

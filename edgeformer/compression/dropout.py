@@ -15,6 +15,7 @@ from torch import nn
 from edgeformer.compression.units import encoder_of
 from edgeformer.errors import UsageError
 from edgeformer.models.attention import Attention
+from edgeformer.models.exits import ramps_of
 from edgeformer.models.feed_forward import FeedForward
 
 
@@ -23,9 +24,10 @@ def dropout(model: nn.Module, hidden: float = 0.1) -> Iterator[None]:
     """Drop entries of hidden states at random while the context is open and the model trains.
 
     Srivastava et al., JMLR 15 (2014), at BERT's places (``hidden_dropout_prob``): the embeddings'
-    output, and what each attention and each feed-forward block adds to the residual sum. The
-    attention probabilities and the classifier's input stay whole. Random numbers are torch's global
-    ones, as in ``torch.nn.Dropout``.
+    output, and what each attention and each feed-forward block adds to the residual sum; and, as in
+    EdgeBERT's release, what the pooler of an off-ramp gives to its classifier. The attention
+    probabilities and the input of the last layer's classifier stay whole. Random numbers are
+    torch's global ones, as in ``torch.nn.Dropout``.
 
     Args:
         model: of edgeformer.models; in eval mode nothing is dropped.
@@ -49,7 +51,12 @@ def dropout(model: nn.Module, hidden: float = 0.1) -> Iterator[None]:
     def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
         return F.dropout(output, hidden, training=module.training)
 
+    def drop_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (F.dropout(inputs[0], hidden, training=module.training),)
+
     with ExitStack() as stack:
         for place in places if hidden > 0 else ():
             stack.callback(place.register_forward_hook(drop).remove)
+        for ramp in ramps_of(model) if hidden > 0 else ():
+            stack.callback(ramp.classifier.register_forward_pre_hook(drop_input).remove)
         yield

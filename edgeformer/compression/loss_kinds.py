@@ -10,8 +10,8 @@ class LossKind:
     """What a recipe may say of a loss.
 
     Attributes:
-        reads: of student and teacher: ``logits``, ``hidden`` states, ``attention`` or one vector
-            of the ``text``.
+        reads: of student and teacher: ``logits``, ``hidden`` states, ``attention``, one vector of
+            the ``text``; of the student the logits of its ``exits``.
         options: keys of ``recipe.Loss`` that it has, besides kind and weight.
         teacher: it compares with a teacher.
         labels: it needs labelled texts (or hidden words).
@@ -46,5 +46,7 @@ LOSS_KINDS = {
     "key_relation": LossKind("attention", (*_MAPPED, "relation_heads")),
     "value_relation": LossKind("attention", (*_MAPPED, "relation_heads")),
     "text_mse": LossKind("text", ("projected",)),
+    "exit_labels": LossKind("exits", teacher=False, labels=True),
+    "exit_logit_kl": LossKind("exits", ("temperature",), teacher=False),
 }
 """By the name that a recipe writes as ``kind``; losses.py computes them."""

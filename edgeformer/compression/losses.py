@@ -25,7 +25,8 @@ class Side:
     """What a model answered to a batch, and what it computed on the way.
 
     Attributes:
-        answer: outputs by name, float32.
+        answer: outputs by name, float32; ``exits`` are the logits of the off-ramps, (batch, ramps,
+            classes).
         trace: empty where no loss looks inside.
     """
 
@@ -149,6 +150,21 @@ def _mixed_labels(bound: BoundLoss, seen: Seen) -> torch.Tensor:
     )
 
 
+def _exit_labels(bound: BoundLoss, seen: Seen) -> torch.Tensor:
+    """The sum over all ramps (DeeBERT, arXiv 2004.12993, section 3.2, without its last layer)."""
+    labels, kind = seen.batch["labels"], bound.problem_type
+    ramps = seen.student.answer["exits"].unbind(1)
+    return torch.stack([label_loss(logits, labels, kind) for logits in ramps]).sum()
+
+
+def _exit_logit_kl(bound: BoundLoss, seen: Seen) -> torch.Tensor:
+    """The sum over all ramps; they learn from the last layer, which does not learn from them
+    (FastBERT, Liu et al., arXiv 2004.02178, section 3.2)."""
+    last, ramps = seen.student.logits.detach(), seen.student.answer["exits"].unbind(1)
+    temperature = bound.loss.temperature
+    return torch.stack([distill_logits.logit_kl(r, last, temperature) for r in ramps]).sum()
+
+
 _Hidden = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -239,4 +255,6 @@ _COMPUTE: dict[str, Callable[[BoundLoss, Seen], torch.Tensor]] = {
     "key_relation": _relation("keys"),
     "value_relation": _relation("values"),
     "text_mse": _text_mse,
+    "exit_labels": _exit_labels,
+    "exit_logit_kl": _exit_logit_kl,
 }

@@ -1,5 +1,6 @@
 """What a model is: parameters, floating-point operations, and how often it is right."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,9 +8,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgeformer.compression.batches import Batch
 from edgeformer.compression.batching import BatchSettings, Tokenized, every_example
 from edgeformer.compression.model_config import config_of
-from edgeformer.compression.objective import ask
+from edgeformer.compression.objective import ask, model_inputs
+from edgeformer.models.exits import ExitClassifier
 
 FLOP_TOKENS = 128
 
@@ -93,15 +96,25 @@ class Quality:
 
 def answers(model: nn.Module, tokenized: Tokenized, settings: BatchSettings) -> torch.Tensor:
     """Logits of every example by a model in eval mode, float32 (examples, classes), on the CPU."""
+    return _every(lambda batch: ask(model, batch)["logits"], model, tokenized, settings)
+
+
+def _every(
+    asked: Callable[[Batch], torch.Tensor],
+    model: nn.Module,
+    tokenized: Tokenized,
+    settings: BatchSettings,
+) -> torch.Tensor:
+    """What ``asked`` says of each batch, float32 (batch, ...), for all examples, on the CPU."""
     device = next(model.parameters()).device
     found: torch.Tensor | None = None
     with torch.inference_mode():
         for rows, batch in every_example(tokenized, settings):
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits = ask(model, batch)["logits"].cpu()
+            answer = asked(batch).cpu()
             if found is None:
-                found = torch.zeros(len(tokenized), *logits.shape[1:])
-            found[rows] = logits
+                found = torch.zeros(len(tokenized), *answer.shape[1:])
+            found[rows] = answer
     return torch.zeros(len(tokenized), 1) if found is None else found
 
 
@@ -116,3 +129,17 @@ def quality(
         return Quality("pearson", float(torch.corrcoef(pair)[0, 1]), len(tokenized))
     right = (logits.argmax(-1) == targets).float().mean()
     return Quality("accuracy", float(right), len(tokenized))
+
+
+def exit_accuracies(
+    model: ExitClassifier, tokenized: Tokenized, settings: BatchSettings
+) -> tuple[float, ...]:
+    """How often the answer after each layer is right, first to last, on labelled examples."""
+
+    def asked(batch: Batch) -> torch.Tensor:
+        return torch.stack(model.all_logits(**model_inputs(model, batch)), dim=1)
+
+    logits, targets = _every(asked, model, tokenized, settings), tokenized.targets
+    assert targets is not None
+    right = (logits.argmax(-1) == targets.unsqueeze(1)).float().mean(0)
+    return tuple(right.tolist())

@@ -5,8 +5,8 @@ with objective.watching():
     parts = objective(batch, rows)            # {"logit_kl": 0.41, "labels": 0.66}
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from edgeformer.compression.traces import Trace, traced
 from edgeformer.models.bilstm import BiLstmEncoder
 from edgeformer.models.encoder import Encoder
 
+Asked = Callable[[Batch, torch.Tensor], dict[str, torch.Tensor]]
+"""A batch and the numbers of its examples, int64 (batch,), to a model's answer by name."""
+
 
 class Objective:
     """The sum of a stage's losses; see ``trainer.Objective``.
@@ -31,6 +34,7 @@ class Objective:
         teacher_logits: the teacher's logits of every example, float (examples, classes), where they
             are known; the teacher is then not asked.
         bf16: run both models in bfloat16 where that is safe (torch's autocast).
+        asked: how the student is asked; None for its outputs.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Objective:
         teacher: nn.Module | None = None,
         teacher_logits: torch.Tensor | None = None,
         bf16: bool = False,
+        asked: Asked | None = None,
     ) -> None:
         self._losses = losses
         self._names = _names(losses)
@@ -47,6 +52,7 @@ class Objective:
         self._teacher = teacher if teacher_logits is None else None
         self._teacher_logits = teacher_logits
         self._bf16 = bf16
+        self._asked = asked or (lambda batch, rows: ask(student, batch, bf16))
         self._traces = Trace(), Trace()
 
     @contextmanager
@@ -57,7 +63,7 @@ class Objective:
         """
         reads = {LOSS_KINDS[bound.loss.kind].reads for bound in self._losses}
         with ExitStack() as stack:
-            if reads - {"logits"}:
+            if reads - {"logits", "exits"}:
                 student, teacher = (
                     stack.enter_context(_watched(model, reads))
                     for model in (self._student, self._teacher)
@@ -79,19 +85,28 @@ class Objective:
         elif self._teacher is not None:
             with torch.no_grad():
                 teacher = Side(ask(self._teacher, batch, self._bf16), self._traces[1])
-        student = Side(ask(self._student, batch, self._bf16), self._traces[0])
+        student = Side(self._asked(batch, rows), self._traces[0])
         seen = Seen(batch, student, teacher)
         return {n: bound(seen) for n, bound in zip(self._names, self._losses, strict=True)}
 
 
 def ask(model: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, torch.Tensor]:
     """A model's answer to the entries of a batch that are its inputs, float32 by name."""
-    names = config_of(model).input_names
-    inputs = {name: batch[name] for name in names if name in batch}
-    device = batch["attention_mask"].device.type
-    with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
-        answer = model(**inputs)
+    with mixed_precision(batch, bf16):
+        answer = model(**model_inputs(model, batch))
     return {name: tensor.float() for name, tensor in answer.items()}
+
+
+def model_inputs(model: nn.Module, batch: Batch) -> Batch:
+    """The entries of a batch that are inputs of a model."""
+    names = config_of(model).input_names
+    return {name: batch[name] for name in names if name in batch}
+
+
+def mixed_precision(batch: Batch, bf16: bool) -> AbstractContextManager[Any]:
+    """In which matrices are multiplied in bfloat16, on the device of a batch; or nothing."""
+    device = batch["attention_mask"].device.type
+    return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgeformer.compression.recipe import Stage
+from edgeformer.compression.recipe import Stage, Trained
 from edgeformer.errors import UsageError
 
 
@@ -37,13 +37,14 @@ def choose_trained(student: nn.Module, stage: Stage) -> dict[str, float]:
     """Name and multiplier of each parameter that a stage trains; the others are frozen.
 
     The first entry of ``stage.train`` that is found in a name decides; without entries everything
-    is trained. Sets ``requires_grad``.
+    is trained, or of exits that are trained alone those. Sets ``requires_grad``.
 
     Raises:
         UsageError: a pattern that finds nothing, or nothing that would be trained.
     """
     names = [name for name, _ in student.named_parameters()]
-    for entry in stage.train:
+    train = (Trained(r"^exits\."),) if stage.exits == "frozen" else stage.train
+    for entry in train:
         if not any(re.search(entry.parameters, name) for name in names):
             raise UsageError(
                 f"stage {stage.name!r}: no parameter's name contains {entry.parameters!r}",
@@ -51,11 +52,19 @@ def choose_trained(student: nn.Module, stage: Stage) -> dict[str, float]:
             )
     trained: dict[str, float] = {}
     for name, parameter in student.named_parameters():
-        found = [t.multiplier for t in stage.train if re.search(t.parameters, name)]
-        parameter.requires_grad_(bool(found) or not stage.train)
+        found = [t.multiplier for t in train if re.search(t.parameters, name)]
+        if name.endswith(".scores") and (found or not train):
+            found = [_score_multiplier(stage)]
+        parameter.requires_grad_(bool(found) or not train)
         if parameter.requires_grad:
             trained[name] = found[0] if found else 1.0
     return trained
+
+
+def _score_multiplier(stage: Stage) -> float:
+    """Of the scores of movement pruning, which have a learning rate of their own."""
+    rates = [s.score_learning_rate for s in stage.sparsity if s.method == "movement"]
+    return rates[0] / stage.learning_rate if rates else 1.0
 
 
 def make_optimizer(

@@ -12,7 +12,8 @@ from edgeformer.compression.feeding import Feed
 from edgeformer.compression.loss_kinds import LOSS_KINDS
 from edgeformer.compression.measuring import Size, size_of
 from edgeformer.compression.model_config import num_layers_of
-from edgeformer.compression.objective import Objective, ask
+from edgeformer.compression.objective import Asked, Objective, ask
+from edgeformer.compression.off_ramps import exit_asker, put_exits, states_are_known
 from edgeformer.compression.optimizing import choose_trained
 from edgeformer.compression.pruning import by_rule, chosen
 from edgeformer.compression.recipe import DROPPED_LAYERS, Stage
@@ -21,6 +22,7 @@ from edgeformer.compression.scores import random_scores
 from edgeformer.compression.slimming import slim
 from edgeformer.compression.stages import PlannedStage, stage_steps
 from edgeformer.compression.trainer import StageRun, Step, TrainingOptions, train
+from edgeformer.models.exits import ExitClassifier
 
 _TIMED_STEPS = 4
 
@@ -81,13 +83,17 @@ def make_plan(
     timed: dict[int, float] = {}
     for planned in setup.planned:
         student = _cut_at_random(student, planned.stage)
+        if planned.stage.exits:
+            student, _ = put_exits(student, setup.head, planned.stage.exit_pooling, options.seed)
         feed = setup.feed(planned.stage)
         steps = stage_steps(planned.stage, feed.steps_per_epoch, setup.scale)
         if steps and planned.number not in timed:
             timed[planned.number] = _seconds_of_a_step(setup, options, planned, student, feed)
         seconds = timed.get(planned.number, 0.0) * steps
         if teacher_is_known(planned.stage, feed, steps):
-            seconds += _seconds_of_teacher(setup.teacher, feed) * feed.steps_per_epoch
+            seconds += _seconds_of_a_batch(setup.teacher, feed) * feed.steps_per_epoch
+        if _states_are_known(student, planned.stage, feed, steps):
+            seconds += _seconds_of_a_batch(student, feed) * feed.steps_per_epoch
         work.append(
             PlannedWork(
                 name=planned.stage.name,
@@ -141,35 +147,52 @@ def _seconds_of_a_step(
         with torch.no_grad():
             logits = torch.zeros(len(feed.tokenized), setup.head.num_labels)
     teacher = setup.teacher if compares else None
-    objective = Objective(losses, student, teacher, logits, options.bf16)
+    asked = _asked(student, planned.stage, feed, options.bf16)
+    objective = Objective(losses, student, teacher, logits, options.bf16, asked)
     seconds: list[float] = []
 
     def note(step: Step) -> None:
         seconds.append(step.seconds)
 
     run = StageRun(
-        stage=replace(planned.stage, sparsity=None),
+        stage=replace(planned.stage, sparsity=(), span=None),
         number=planned.number,
         steps=_TIMED_STEPS,
         student=student,
         objective=objective,
         feed=feed,
-        projections=used_projections(planned.stage, projections),
+        projections=used_projections(replace(planned.stage, span=None), projections),
     )
     with objective.watching():
         train(run, options, on_step=note)
     return sum(seconds[1:]) / len(seconds[1:])
 
 
-def _seconds_of_teacher(teacher: nn.Module, feed: Feed) -> float:
-    """One batch through the teacher, the second time."""
+def _asked(student: nn.Module, stage: Stage, feed: Feed, bf16: bool) -> Asked | None:
+    """How a student with exits is asked; states that would be known are zeros here."""
+    if not stage.exits:
+        return None
+    assert isinstance(student, ExitClassifier)
+    states = None
+    if _states_are_known(student, stage, feed, feed.steps_per_epoch):
+        config = student.encoder.config
+        states = torch.zeros(len(feed.tokenized), config.num_layers, config.hidden_size)
+    return exit_asker(student, stage, states, bf16)
+
+
+def _states_are_known(student: nn.Module, stage: Stage, feed: Feed, steps: int) -> bool:
+    return isinstance(student, ExitClassifier) and states_are_known(student, stage, feed, steps)
+
+
+def _seconds_of_a_batch(model: nn.Module, feed: Feed) -> float:
+    """One batch through a model, the second time."""
     rows = next(feed.rows(0))
     batch = feed.batch(rows, 0)
-    device = next(teacher.parameters()).device
+    device = next(model.parameters()).device
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
-            ask(teacher, {name: tensor.to(device) for name, tensor in batch.items()})
+            ask(model, {name: tensor.to(device) for name, tensor in batch.items()})
         seconds = time.perf_counter() - began
     return seconds

@@ -60,6 +60,7 @@ def _check(recipe: Recipe, source: Source) -> None:
         _check_length(stage, key, source)
         _check_data(stage, key, source)
         _check_train(stage, key, source)
+        _check_exits(recipe.stages[:number], stage, key, source)
         for index, loss in enumerate(stage.losses):
             _check_loss(loss, stage, (*key, "losses", index), source)
 
@@ -122,8 +123,10 @@ def _check_data(stage: Stage, key: Key, source: Source) -> None:
     kinds = [prune.units for prune in stage.prune]
     if len(set(kinds)) < len(kinds):
         source.fail((*key, "prune"), f"units are pruned twice in one stage: {', '.join(kinds)}")
-    if stage.sparsity is not None and stage.sparsity.end < stage.sparsity.start:
-        source.fail((*key, "sparsity", "end"), "sparsity.end lies before sparsity.start")
+    for number, sparsity in enumerate(stage.sparsity):
+        if sparsity.end < sparsity.start:
+            where = (*key, "sparsity", number, "end")
+            source.fail(where, "sparsity.end lies before sparsity.start")
 
 
 def _check_train(stage: Stage, key: Key, source: Source) -> None:
@@ -140,6 +143,23 @@ def _check_train(stage: Stage, key: Key, source: Source) -> None:
             source.fail(where, f"{pattern!r} is no regular expression: {error}")
 
 
+def _check_exits(before: tuple[Stage, ...], stage: Stage, key: Key, source: Source) -> None:
+    trains = bool(stage.steps or stage.epochs)
+    if any(earlier.exits for earlier in before) and trains and not stage.exits:
+        source.fail(
+            key,
+            f"the stage {stage.name!r} would change what the exits of the stages before it read",
+            'train the exits last, or give this stage exits = "joint" too',
+        )
+    if stage.exits and not any(LOSS_KINDS[loss.kind].reads == "exits" for loss in stage.losses):
+        source.fail((*key, "exits"), "no loss of this stage trains its exits", "exit_labels does")
+    if stage.exits == "frozen" and (stage.train or stage.layer_drop):
+        name = "train" if stage.train else "layer_drop"
+        source.fail((*key, name), 'exits = "frozen" trains the exits and nothing else')
+    if stage.exits == "frozen" and (stage.prune or stage.sparsity or stage.span is not None):
+        source.fail(key, 'exits = "frozen" leaves the rest of the model as it is: prune before')
+
+
 def _check_loss(loss: Loss, stage: Stage, key: Key, source: Source) -> None:
     if loss.kind not in LOSS_KINDS:
         source.fail((*key, "kind"), f"no loss {loss.kind!r}", nearest(loss.kind, LOSS_KINDS))
@@ -153,6 +173,16 @@ def _check_loss(loss: Loss, stage: Stage, key: Key, source: Source) -> None:
             key,
             f'{spelled(key)}: layer_map = "explicit" and pairs go together',
             "pairs = [[1, 2], [2, 4]] are pairs of a student's and a teacher's layer",
+        )
+    if stage.exits == "frozen" and kind.reads != "exits":
+        source.fail(
+            (*key, "kind"), f'{loss.kind!r} trains no exit, and exits = "frozen" nothing else'
+        )
+    if kind.reads == "exits" and not stage.exits:
+        source.fail(
+            (*key, "kind"),
+            f"the loss {loss.kind!r} needs a stage with exits",
+            'exits = "frozen" or "joint"',
         )
     if kind.labels and stage.data in ("augmented", "unlabelled"):
         source.fail(

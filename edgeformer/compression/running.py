@@ -26,18 +26,36 @@ from edgeformer.compression.masks import bake
 from edgeformer.compression.measuring import answers
 from edgeformer.compression.model_config import num_layers_of
 from edgeformer.compression.objective import Objective
+from edgeformer.compression.off_ramps import (
+    all_states_read,
+    check_exits,
+    exit_asker,
+    put_exits,
+    states_are_known,
+)
 from edgeformer.compression.optimizing import seed_of
 from edgeformer.compression.pruning import prune
 from edgeformer.compression.recipe import Recipe, Stage
 from edgeformer.compression.run_state import RunState, StageResult, packed, unpacked
+from edgeformer.compression.soft_spans import (
+    Priced,
+    SoftSpans,
+    harden,
+    put_spans,
+    span_schedule,
+    within_soft_spans,
+)
 from edgeformer.compression.sparsifying import put_masks, sparsity_schedule
 from edgeformer.compression.stages import PlannedStage, plan_stages, stage_steps
+from edgeformer.compression.trainer import Objective as Minimised
 from edgeformer.compression.trainer import StageRun, Step, TrainingOptions, train
 from edgeformer.compression.training_log import TrainingLog
 from edgeformer.models.build import HeadConfig
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.exits import ExitClassifier
 
 _NO_STEP: Callable[[Step], None] = lambda step: None  # noqa: E731
+_NO_SPANS: Callable[[int], None] = lambda step: None  # noqa: E731
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,10 @@ def _run_stage(
 ) -> StageResult:
     stages = tuple(planned.stage for planned in setup.planned)
     stage, began = stages[state.stage], time.monotonic() - state.seconds
+    if stage.exits and state.step == 0:
+        state.student, state.head = put_exits(
+            state.student, state.head, stage.exit_pooling, options.seed
+        )
     feed = setup.feed(stage)
     steps = stage_steps(stage, feed.steps_per_epoch, setup.scale)
     if stage.prune and state.step == 0:
@@ -130,6 +152,7 @@ def _run_stage(
         return StageResult(stage.name, 0, None, time.monotonic() - began)
     if state.step == 0:
         put_masks(state.student, stages, state.stage)
+        put_spans(state.student, stage, state.projections)
 
     def after_step(step: Step) -> None:
         state.loss = step.loss
@@ -152,6 +175,9 @@ def _run_stage(
             save=save,
         )
     bake(state.student)
+    if stage.span is not None:
+        state.student = harden(state.student, _spans_of(state))
+        del state.projections["spans"]
     return StageResult(stage.name, steps, state.loss, time.monotonic() - began)
 
 
@@ -170,29 +196,57 @@ def _stage_run(
     if teacher is not None and teacher_is_known(stage, feed, steps):
         logits = answers(teacher, feed.tokenized, feed.settings)
         logits = distributed.summed(logits)
-    objective = Objective(losses, student, teacher, logits, options.bf16)
+    asked = None
+    if stage.exits:
+        assert isinstance(student, ExitClassifier)
+        known = states_are_known(student, stage, feed, steps)
+        states = all_states_read(student, feed, options.bf16) if known else None
+        asked = exit_asker(student, stage, states, options.bf16)
+    objective = Objective(losses, student, teacher, logits, options.bf16, asked)
+    minimised: Minimised = objective
+    mask_weights, limit_spans = sparsity_schedule(student, stage.sparsity, steps), _NO_SPANS
+    if stage.span is not None:
+        spans = _spans_of(state)
+        minimised = Priced(objective, spans, stage.span.penalty)
+        limit_spans = span_schedule(spans, stage.span, steps)
+
+    def before_step(step: int) -> float:
+        limit_spans(step)
+        return mask_weights(step)
+
     with ExitStack() as stack:
-        if isinstance(student.get_submodule("encoder"), Encoder):
+        encoder = student.get_submodule("encoder")
+        if isinstance(encoder, Encoder):
             stack.enter_context(dropout(student, stage.dropout))
-            stack.enter_context(layer_drop(student, stage.layer_drop))
+            # The encoder's own mode counts: below frozen exits it does not train.
+            stack.enter_context(layer_drop(encoder, stage.layer_drop))
+        if stage.span is not None:
+            stack.enter_context(within_soft_spans(student, _spans_of(state)))
         stack.enter_context(objective.watching())
         yield StageRun(
             stage=stage,
             number=state.stage,
             steps=steps,
             student=student,
-            objective=objective,
+            objective=minimised,
             feed=feed,
             projections=used_projections(stage, state.projections),
-            before_step=sparsity_schedule(student, stage.sparsity, steps),
+            before_step=before_step,
         )
+
+
+def _spans_of(state: RunState) -> SoftSpans:
+    spans = state.projections["spans"]
+    assert isinstance(spans, SoftSpans)
+    return spans
 
 
 def teacher_is_known(stage: Stage, feed: Feed, steps: int) -> bool:
     """The teacher's logits of all texts are worth knowing beforehand: nothing else of it is
     compared, the texts stay as they are, and each is seen at least once."""
     kinds = [LOSS_KINDS[loss.kind] for loss in stage.losses]
-    only_logits = all(kind.reads == "logits" for kind in kinds) and any(k.teacher for k in kinds)
+    only_logits = {kind.reads for kind in kinds} <= {"logits", "exits"}
+    only_logits &= any(kind.teacher for kind in kinds)
     return only_logits and feed.mask_words is None and steps >= feed.steps_per_epoch
 
 
@@ -219,7 +273,9 @@ def _some_batches(feed: Feed, examples: int, options: TrainingOptions) -> Iterat
 def _check_all(setup: Setup, state: RunState) -> None:
     """Find the stage whose losses cannot be bound before the first one has trained for hours."""
     for planned in setup.planned[state.stage :]:
-        if any(cut.units in ("heads", "layers") for cut in planned.stage.prune):
+        check_exits(state.student, planned.stage, setup.problem_type)
+        cuts = any(cut.units in ("heads", "layers") for cut in planned.stage.prune)
+        if cuts or planned.stage.span is not None:
             return  # from here on the student is another one
         bind_losses(
             setup.recipe,

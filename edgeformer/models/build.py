@@ -33,6 +33,7 @@ class HeadConfig:
         narrows: that layer of a masked language model narrows to the width of the token table.
         image_reads: one of ``IMAGE_CLASSIFIERS``; for classes of images.
         exits: a classifier of texts has an off-ramp after each layer but the last.
+        exit_pooling: what off-ramps read: ``mean`` or ``cls``.
     """
 
     task: str
@@ -43,6 +44,7 @@ class HeadConfig:
     narrows: bool = True
     image_reads: str = "cls"
     exits: bool = False
+    exit_pooling: str = "mean"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -66,19 +68,24 @@ def make_model(config: ModelConfig, head: HeadConfig) -> nn.Module:
             return BiLstmClassifier(config, head.num_labels, head.activation)
         raise ModelError(f"a BiLSTM has no head for {head.task}", hint="it has: classification")
     if config.image_size:
-        if head.task == "embedding":
-            return ImageEmbeddingModel(config, head.pooling, head.normalized)
-        if head.task == "classification":
-            return ImageClassifier(config, head.num_labels, head.image_reads)
-        raise ModelError(f"the task {head.task!r} is for texts, and this encoder reads images")
+        return _make_image_model(config, head)
     if head.task == "embedding":
         return EmbeddingModel(config, head.pooling, head.normalized)
+    if head.exits:
+        return ExitClassifier(config, head.num_labels, head.activation, head.exit_pooling)
     if head.task == "classification":
-        made = ExitClassifier if head.exits else SequenceClassifier
-        return made(config, head.num_labels, head.activation)
+        return SequenceClassifier(config, head.num_labels, head.activation)
     if head.task == "fill-mask":
         return MaskedLanguageModel(config, head.activation, head.narrows)
     return TokenClassifier(config, head.num_labels)
+
+
+def _make_image_model(config: EncoderConfig, head: HeadConfig) -> nn.Module:
+    if head.task == "embedding":
+        return ImageEmbeddingModel(config, head.pooling, head.normalized)
+    if head.task == "classification":
+        return ImageClassifier(config, head.num_labels, head.image_reads)
+    raise ModelError(f"the task {head.task!r} is for texts, and this encoder reads images")
 
 
 def parameter_shapes(config: ModelConfig, head: HeadConfig) -> dict[str, torch.Size]:

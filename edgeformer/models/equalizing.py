@@ -20,7 +20,7 @@ from torch import nn
 
 from edgeformer.models.embeddings import Embeddings
 from edgeformer.models.encoder import Encoder
-from edgeformer.models.exits import ExitClassifier, Ramp
+from edgeformer.models.exits import ExitClassifier, ramps_of
 from edgeformer.models.feed_forward import FeedForward
 from edgeformer.models.layer import FeedForwardBlock, PostNormLayer
 
@@ -113,14 +113,8 @@ def _head_readers(model: nn.Module) -> list[nn.Linear]:
     for name in ("pooler", "dense", "classifier"):
         found = getattr(model, name, None)
         if isinstance(found, nn.Linear):
-            return [found, *(ramp.pooler for ramp in _ramps(model))]
+            return [found, *(ramp.pooler for ramp in ramps_of(model))]
     return []
-
-
-def _ramps(model: nn.Module) -> list[Ramp]:
-    return (
-        [m for m in model.exits if isinstance(m, Ramp)] if isinstance(model, ExitClassifier) else []
-    )
 
 
 def _peaks(model: nn.Module, readers: set[nn.Linear]) -> dict[nn.Module, torch.Tensor]:

@@ -18,13 +18,14 @@ from torch import nn
 
 from edgeformer.errors import ModelError
 from edgeformer.models.config import EncoderConfig
-from edgeformer.models.heads import SequenceClassifier, classify_first
+from edgeformer.models.encoder import Encoder
+from edgeformer.models.heads import SequenceClassifier, check_pooling, classify_states, pool
 
 _INITIAL_STD = 0.02  # of new weights, as BERT has it (arXiv 1810.04805, in its release)
 
 
 class Ramp(nn.Module):
-    """An off-ramp: a pooler on the first token, and a classifier.
+    """An off-ramp: a pooler on one vector for each text, and a classifier.
 
     Args:
         hidden_size: width of the hidden states.
@@ -43,9 +44,9 @@ class Ramp(nn.Module):
         self.activation = activation
         self.classifier = nn.Linear(hidden_size, num_labels)
 
-    def forward(self, first: torch.Tensor) -> torch.Tensor:
-        """States of the first tokens, float (batch, hidden), to logits (batch, classes)."""
-        return classify_first(first, self.pooler, self.activation, self.classifier)
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Float (batch, hidden) to logits (batch, classes)."""
+        return classify_states(states, self.pooler, self.activation, self.classifier)
 
 
 class ExitClassifier(SequenceClassifier):
@@ -56,14 +57,25 @@ class ExitClassifier(SequenceClassifier):
         config: settings of the encoder, of two layers at least.
         num_labels: number of classes, two at least.
         activation: as of SequenceClassifier; ramps of one without a dense layer have ``tanh``.
+        pooling: what ramps read: the ``mean`` of the tokens' states, or ``cls``, the first one, as
+            the papers do. Models that were trained on means (sentence encoders) keep next to
+            nothing in the first token's state until the last layers.
 
     Raises:
         ModelError: nothing to choose from, or no layer to leave before the last one.
     """
 
-    def __init__(self, config: EncoderConfig, num_labels: int, activation: str = "tanh") -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        activation: str = "tanh",
+        pooling: str = "mean",
+    ) -> None:
         _check(config, num_labels)
+        check_pooling(pooling)
         super().__init__(config, num_labels, activation)
+        self.pooling = pooling
         self.exits = nn.ModuleList(
             Ramp(config.hidden_size, num_labels, self.activation or torch.tanh)
             for _ in range(config.num_layers - 1)
@@ -78,17 +90,32 @@ class ExitClassifier(SequenceClassifier):
     ) -> tuple[torch.Tensor, ...]:
         """The logits after 1, 2, ... all layers, float (batch, classes) each; inputs as of
         ``Encoder.forward``."""
+        return self.logits_of(
+            self.states_read(input_ids, attention_mask, token_type_ids, position_ids)
+        )
+
+    def states_read(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What the ramps read, and last what the classifier does, float (batch, hidden) each;
+        inputs as of ``Encoder.forward``."""
         hidden = self.encoder.embed(input_ids, attention_mask, token_type_ids, position_ids)
         mask = self.encoder.score_mask(attention_mask, hidden.dtype)
-        firsts = [states[:, 0] for states in self.encoder.after_each(hidden, mask)]
-        return self.logits_of(firsts)
+        read = []
+        for layer, states in enumerate(self.encoder.after_each(hidden, mask), start=1):
+            pooling = self.pooling if layer <= len(self.exits) else "cls"
+            read.append(read_states(self.encoder, states, attention_mask, pooling))
+        return tuple(read)
 
-    def logits_of(self, firsts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The logits after every layer, float (batch, classes) each, from what each layer gives
-        for the first token, float (batch, hidden) each."""
-        *early, last = [self.encoder.normalized(first) for first in firsts]
-        logits = [ramp(first) for ramp, first in zip(self.exits, early, strict=True)]
-        return *logits, classify_first(last, self.pooler, self.activation, self.classifier)
+    def logits_of(self, states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The logits after every layer, float (batch, classes) each, from ``states_read``."""
+        *early, last = states
+        logits = [ramp(read) for ramp, read in zip(self.exits, early, strict=True)]
+        return *logits, classify_states(last, self.pooler, self.activation, self.classifier)
 
     def without_exits(self) -> SequenceClassifier:
         """The classifier of the last layer, with the same parameters."""
@@ -138,6 +165,22 @@ class ExitClassifier(SequenceClassifier):
         return FirstSegment(self, 0, ends[0]), *others
 
 
+def read_states(
+    encoder: Encoder, hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str
+) -> torch.Tensor:
+    """One vector of each text, float (batch, hidden).
+
+    Args:
+        encoder: whose layer gave the states.
+        hidden: float (batch, sequence, hidden).
+        attention_mask: integers (batch, sequence).
+        pooling: ``mean`` or ``cls``.
+    """
+    if pooling == "cls":
+        return encoder.normalized(hidden[:, 0])
+    return pool(encoder.normalized(hidden), attention_mask, pooling, normalized=False)
+
+
 class _Segment(nn.Module):
     """Some of the layers, and the classifier after them; see ``ExitClassifier.segments``."""
 
@@ -146,6 +189,7 @@ class _Segment(nn.Module):
         self.encoder = model.encoder.part(start, end)
         self.span = start, end
         self.is_last = end == model.encoder.config.num_layers
+        self.pooling = "cls" if self.is_last else model.pooling
         if self.is_last:
             self.pooler, self.classifier = model.pooler, model.classifier
             self.activation = model.activation
@@ -161,11 +205,12 @@ class _Segment(nn.Module):
         mask = self.encoder.score_mask(attention_mask, hidden.dtype)
         for states in self.encoder.after_each(hidden, mask, *self.span):
             hidden = states
-        first = self.encoder.normalized(hidden[:, 0])
+        states = read_states(self.encoder, hidden, attention_mask, self.pooling)
         if self.is_last:
-            return {"logits": classify_first(first, self.pooler, self.activation, self.classifier)}
+            head = self.pooler, self.activation, self.classifier
+            return {"logits": classify_states(states, *head)}
         (ramp,) = self.exits.values()
-        return {"hidden": hidden, "logits": ramp(first)}
+        return {"hidden": hidden, "logits": ramp(states)}
 
 
 class FirstSegment(_Segment):
@@ -199,7 +244,9 @@ class NextSegment(_Segment):
         return self.through(hidden, attention_mask)
 
 
-def with_exits(model: SequenceClassifier, generator: torch.Generator) -> ExitClassifier:
+def with_exits(
+    model: SequenceClassifier, generator: torch.Generator, pooling: str = "mean"
+) -> ExitClassifier:
     """A copy of a classifier with untrained ramps. Its last layer answers as before.
 
     Poolers start as the classifier's own where it has one (EdgeBERT's release), the other weights
@@ -208,6 +255,7 @@ def with_exits(model: SequenceClassifier, generator: torch.Generator) -> ExitCla
     Args:
         model: it is left as it is.
         generator: of the new weights, on the CPU.
+        pooling: what ramps read, as of ``ExitClassifier``.
 
     Raises:
         ModelError: as ``ExitClassifier``, or the model has exits already.
@@ -216,12 +264,18 @@ def with_exits(model: SequenceClassifier, generator: torch.Generator) -> ExitCla
         raise ModelError("the model has exits already", hint="train those it has")
     config, labels = model.encoder.config, model.classifier.out_features
     with torch.device("meta"):
-        made = ExitClassifier(config, labels)
+        made = ExitClassifier(config, labels, pooling=pooling)
     plain = copy.deepcopy(model)
     ramps = [_ramp(plain, generator) for _ in range(config.num_layers - 1)]
     made.encoder, made.pooler, made.activation = plain.encoder, plain.pooler, plain.activation
     made.classifier, made.exits = plain.classifier, nn.ModuleList(ramps)
     return made.train(model.training)
+
+
+def ramps_of(model: nn.Module) -> tuple[Ramp, ...]:
+    """The off-ramps of a model, in order; none if it is no ExitClassifier."""
+    exits = model.exits if isinstance(model, ExitClassifier) else ()
+    return tuple(ramp for ramp in exits if isinstance(ramp, Ramp))
 
 
 def _ramp(model: SequenceClassifier, generator: torch.Generator) -> Ramp:

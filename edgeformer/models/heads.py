@@ -111,26 +111,26 @@ class SequenceClassifier(nn.Module):
         """``{"logits": float (batch, classes)}``; inputs as of ``Encoder.forward``."""
         hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
         first = hidden[:, 0]
-        return {"logits": classify_first(first, self.pooler, self.activation, self.classifier)}
+        return {"logits": classify_states(first, self.pooler, self.activation, self.classifier)}
 
 
-def classify_first(
-    first: torch.Tensor,
+def classify_states(
+    states: torch.Tensor,
     pooler: nn.Linear | None,
     activation: Callable[[torch.Tensor], torch.Tensor] | None,
     classifier: nn.Linear,
 ) -> torch.Tensor:
-    """Logits, float (batch, classes), of texts by their first tokens' states, (batch, hidden).
+    """Logits, float (batch, classes), of texts by one vector of each, float (batch, hidden).
 
     Args:
-        first: the states.
+        states: the vectors.
         pooler: the dense layer, if any.
         activation: after it.
         classifier: the last linear map.
     """
     if pooler is not None and activation is not None:
-        first = activation(pooler(first))
-    logits: torch.Tensor = classifier(first)
+        states = activation(pooler(states))
+    logits: torch.Tensor = classifier(states)
     return logits
 
 

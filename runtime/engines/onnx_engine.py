@@ -6,8 +6,10 @@ ones take the range of each row by itself; what is padded together is chosen to 
 """
 
 import platform
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session
+from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session, output_name
 from edgeformer.runtime.engines.padded_segments import padded_chain
 from edgeformer.runtime.exiting import Leave, exit_answers, run_chain
 from edgeformer.runtime.grouping import MAX_TEXTS, length_groups
@@ -45,20 +47,37 @@ def open_engine(
         EngineError: onnxruntime is missing, refused, or lacks the variant's provider.
         BundleError: a file is not a model, or has other inputs than the manifest says.
     """
-    sessions: dict[str, Any] = {}
-    for name in sorted({program.file for program in variant.programs.values()}):
+    weights = _weights(bundle, variant)
+
+    def open_file(name: str) -> Any:
         model = bundle.file_path(name) or bundle.read(name)
-        sessions[name] = open_session(model, threads, variant.provider, name, not shares_process)
-    for program in variant.programs.values():
-        _check_ports(sessions[program.file], program, variant.layout)
-    return OnnxEngine(variant, threads, sessions)
+        spinning = not shares_process
+        session = open_session(model, threads, variant.provider, name, spinning, weights=weights)
+        for program in variant.programs.values():
+            if program.file == name:
+                _check_ports(session, program, variant.layout)
+        return session
+
+    # Segments have a session each, and a session its own memory: they wait until one is needed.
+    later = {segment.file for segment in variant.segments}
+    names = sorted({program.file for program in variant.programs.values()} - later)
+    return OnnxEngine(variant, threads, {name: open_file(name) for name in names}, open_file)
+
+
+def _weights(bundle: Bundle, variant: Variant) -> dict[str, bytes]:
+    """What the files call the one with their weights -> its content, in a zipped bundle, where they
+    cannot find it themselves."""
+    name = variant.weights
+    return (
+        {PurePosixPath(name).name: bundle.read(name)} if name and not bundle.file_path(name) else {}
+    )
 
 
 def _check_ports(session: Any, program: Program, layout: str) -> None:
     inputs = {item.name for item in session.get_inputs()}
     inputs |= {_MASK} if layout == "single" else set()
     outputs = {item.name for item in session.get_outputs()}
-    listed = ({p.name for p in program.inputs}, {p.name for p in program.outputs})
+    listed = ({p.name for p in program.inputs}, {*_output_names(program)})
     if inputs != listed[0] or not listed[1] <= outputs:
         raise BundleError(
             f"{program.file} does not have the inputs and outputs that the manifest lists",
@@ -66,11 +85,24 @@ def _check_ports(session: Any, program: Program, layout: str) -> None:
         )
 
 
+def _output_names(program: Program) -> list[str]:
+    return [output_name(port, program.inputs) for port in program.outputs]
+
+
 class OnnxEngine:
     """Runs the programs of one variant. See ``edgeformer.runtime.engine.Engine``."""
 
-    def __init__(self, variant: Variant, threads: int, sessions: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        threads: int,
+        sessions: dict[str, Any],
+        open_file: Callable[[str], Any] | None = None,
+    ) -> None:
+        """Takes over the ``sessions`` of files; ``open_file`` makes those that are missing."""
         self.threads = threads
+        self._open_file = open_file
+        self._lock = threading.Lock()
         self._variant = variant
         self._programs = variant.programs
         self._sessions = sessions
@@ -135,10 +167,8 @@ class OnnxEngine:
         return self._call(program, arrays)
 
     def _call(self, program: Program, arrays: Arrays) -> Arrays:
-        session = self._sessions.get(program.file)
-        if session is None:
-            raise EngineError("this engine was closed", hint="load the bundle again")
-        names = [port.name for port in program.outputs]
+        session = self._sessions.get(program.file) or self._opened(program.file)
+        names = _output_names(program)
         try:
             values = session.run(names, arrays)
         except Exception as error:  # onnxruntime's own classes have no public name
@@ -147,6 +177,14 @@ class OnnxEngine:
             port.name: np.asarray(value, dtype=port.dtype)
             for port, value in zip(program.outputs, values, strict=True)
         }
+
+    def _opened(self, file: str) -> Any:
+        with self._lock:
+            if file not in self._sessions:
+                if self._open_file is None:
+                    raise EngineError("this engine was closed", hint="load the bundle again")
+                self._sessions[file] = self._open_file(file)
+            return self._sessions[file]
 
     def _call_each(self, program: Program, arrays: Arrays) -> Arrays:
         """Row by row, padding left out; outputs with one row per token have zeros there."""
@@ -185,7 +223,9 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Release the models; the engine cannot be used afterwards."""
-        self._sessions.clear()
+        with self._lock:
+            self._open_file = None
+            self._sessions.clear()
 
 
 def max_waste(variant: Variant, machine: str) -> float:

@@ -8,13 +8,14 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeformer.errors import BundleError, EngineError
 from edgeformer.runtime.cpu import isa_features
+from edgeformer.runtime.manifest import Port
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # two distributions of one import name
 ARM_MACHINES = ("aarch64", "arm64", "armv8l")
@@ -86,6 +87,12 @@ def refused() -> str:
     return ""
 
 
+def output_name(port: Port, inputs: Sequence[Port]) -> str:
+    """What an ONNX file calls an output: in a graph of ONNX no two values have one name, and a
+    segment gives ``hidden`` as it reads ``hidden``."""
+    return f"{port.name}.out" if any(port.name == given.name for given in inputs) else port.name
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module, its telemetry switched off.
 
@@ -111,6 +118,7 @@ def open_session(
     name: str,
     spinning: bool = True,
     profile: str = "",
+    weights: Mapping[str, bytes] | None = None,
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
@@ -121,6 +129,7 @@ def open_session(
         name: of the file, for messages.
         spinning: idle threads wait for more work in a loop, which is quicker but takes a CPU.
         profile: write times of every node to a file whose name starts so; empty for none.
+        weights: files that the model has its weights in, where they do not lie beside it.
 
     Raises:
         EngineError: no usable onnxruntime, no such provider here, or a model of a newer format.
@@ -134,7 +143,11 @@ def open_session(
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = profile
+        if weights:
+            _give_weights(options, weights, name)
         session = library.InferenceSession(source, options, providers=chosen)
+    except EngineError:
+        raise
     except Exception as error:  # onnxruntime's own classes have no public name
         raise _unreadable(error, name, library.__version__) from None
     if provider and provider not in session.get_providers():
@@ -172,6 +185,16 @@ def _options(library: Any, threads: int, spinning: bool) -> Any:
         "optimization.disable_specified_optimizers", "SkipLayerNormFusion"
     )
     return options
+
+
+def _give_weights(options: Any, weights: Mapping[str, bytes], name: str) -> None:
+    give = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if give is None:
+        raise EngineError(
+            f"this onnxruntime cannot read the weights of {name} out of a zip",
+            hint='unzip the bundle into a folder, or pip install -U "edgeformer[onnx]"',
+        )
+    give(list(weights), list(weights.values()), [len(data) for data in weights.values()])
 
 
 def _unreadable(error: Exception, name: str, version: str) -> BundleError | EngineError:

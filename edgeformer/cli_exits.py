@@ -1,0 +1,60 @@
+"""The options of `convert` about early exits."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from edgeformer.errors import UsageError
+
+_OPTIONS = (
+    click.option(
+        "--exits", metavar="DATA", help="Labelled texts to calibrate the exits of MODEL on."
+    ),
+    click.option(
+        "--exit-criterion",
+        default="entropy",
+        show_default=True,
+        help="entropy, probability or patience.",
+    ),
+    click.option("--exit-predictor", is_flag=True, help="Predict where unsure texts leave."),
+)
+
+
+def exit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_exit_options(
+    exits: str | None,
+    criterion: str,
+    predictor: bool,
+    max_latency_ms: float | None,
+    others: Mapping[str, str | None],
+) -> None:
+    """Options that go together.
+
+    Args:
+        exits, criterion, predictor: as typed.
+        max_latency_ms: of a search.
+        others: the other options of a search, by their names.
+
+    Raises:
+        UsageError: settings of a calibration without its texts; or a calibration in a search.
+    """
+    if exits is None:
+        if predictor or criterion != "entropy":
+            name = "--exit-predictor" if predictor else "--exit-criterion"
+            raise UsageError(f"{name} is for a calibration of exits", hint="add --exits DATA")
+        return
+    searched = [name for name, value in others.items() if value is not None]
+    if max_latency_ms is not None:
+        searched.append("--max-latency-ms")
+    if searched:
+        raise UsageError(
+            f"{searched[0]} is for a search to a budget, and --exits calibrates one conversion",
+            hint="leave one out; with --exits, --max-drop is what the exits may cost",
+        )

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import inspect
 import json
 import shutil
 import signal
@@ -18,10 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeformer import remote
+from edgeformer import benchmark, evaluate, remote, tune
+from edgeformer.doctor import diagnose
 from edgeformer.errors import EdgeFormerError, RemoteError, ThresholdError, UsageError
 from edgeformer.remote import answers, failures
 from edgeformer.remote.agent import MARK
+from edgeformer.remote.board import Board
 from edgeformer.remote.link import Link
 from edgeformer.remote.package import check_bundle, package_files, parcel, sent_files
 from edgeformer.remote.target import Target, check_python, command, far_command, parse_target
@@ -138,6 +141,21 @@ def test_nonsense_from_a_board_is_one_error(data: Any) -> None:
             read(data)
     with pytest.raises(EdgeFormerError):
         answers.read_tuning(data, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (benchmark, Board.benchmark),
+        (evaluate, Board.evaluate),
+        (tune, Board.tune),
+        (diagnose, Board.diagnose),
+    ],
+)
+def test_a_board_takes_what_the_function_here_takes(here: Any, there: Any) -> None:
+    """So that code which measures takes either, and no new option is lost over ssh."""
+    ours, theirs = (list(inspect.signature(verb).parameters) for verb in (here, there))
+    assert ["self", *ours] == theirs
 
 
 # What is sent

@@ -4,6 +4,7 @@ A long list is run some texts at a time, so that memory does not grow with it be
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,13 +132,13 @@ class Call:
         """Answers to token rows that may leave early (see ``Dispatcher.encode_exits``)."""
         begun = time.perf_counter()
         exited = self._dispatcher.encode_exits(batch, make_leave)
-        layers, counts = np.unique(exited.layers, return_counts=True)
+        counts = Counter(exited.layers.tolist())
         done = CallStats(
             windows=len(batch),
             tokens=len(batch.ids),
             variants=(exited.variant,),
             model_seconds=time.perf_counter() - begun,
-            exit_layers=dict(zip(layers.tolist(), counts.tolist(), strict=True)),
+            exit_layers=dict(sorted(counts.items())),
         )
         self.stats = self.stats.plus(done)
         return exited

@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.layer_sums
+	$(BIN)/python -m benchmarks.repeated_runs
 	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 	$(BIN)/python -m benchmarks.eight_threads
 

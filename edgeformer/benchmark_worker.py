@@ -16,7 +16,7 @@ from edgeformer.machine import peak_rss_mb, rss_mb
 if TYPE_CHECKING:
     from edgeformer.runtime.model import Model
 
-MIN_SAMPLES, MAX_SAMPLES, SAMPLE_SECONDS = 20, 300, 3.0
+MIN_SAMPLES, MAX_SAMPLES, SAMPLE_SECONDS = 20, 300, 3.0  # of all processes of one figure
 # Warm-up ends when the median of one window of runs is within this share of the one before.
 WINDOW_RUNS, STABLE_SHARE, WARMUP_SECONDS = 5, 0.05, 3.0
 _DIGITS = 5  # of a time in ms: 10 ns
@@ -40,7 +40,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         warmup_runs, stable = warm_up(call)
         warm_rss_mb = rss_mb()
         stages = _Stages(model) if workload["kind"] == "text" else None
-        samples_ms = _samples(call, request["iterations"], stages)
+        samples_ms = _samples(call, request["iterations"], stages, request["rounds"])
         return {
             "threads": model.threads,
             "first_answer_clock": answered - (prepared - loaded),
@@ -125,12 +125,16 @@ def warm_up(call: Callable[[], Any]) -> tuple[int, bool]:
 
 
 def _samples(
-    call: Callable[[], Any], iterations: int | None, after: Callable[[], None] | None = None
+    call: Callable[[], Any],
+    iterations: int | None,
+    after: Callable[[], None] | None = None,
+    rounds: int = 1,
 ) -> list[float]:
-    """Timed calls; ``after`` is called after each, outside of its time."""
+    """One of ``rounds`` shares of the timed calls; ``after`` is called after each, outside of its
+    time."""
     samples: list[float] = []
-    deadline = time.perf_counter() + SAMPLE_SECONDS
-    while _more(len(samples), iterations, deadline):
+    deadline = time.perf_counter() + SAMPLE_SECONDS / rounds
+    while _more(len(samples) * rounds, iterations, deadline):
         samples.append(timed_ms(call))
         if after:
             after()

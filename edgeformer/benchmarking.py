@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edgeformer.benchmark_rounds import ROUNDS, disagreements, joined
 from edgeformer.errors import UsageError
 from edgeformer.isolation import run_worker
 from edgeformer.machine import (
@@ -54,6 +55,7 @@ def benchmark(
     tokens: Counts = None,
     batch: Counts = None,
     iterations: int | None = None,
+    rounds: int | None = None,
     threads: Counts = None,
     per_layer: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -69,6 +71,9 @@ def benchmark(
         tokens: length of each text, special tokens included; None for 128 or what the model takes.
         batch: texts of one call; None for 1.
         iterations: timed calls; None for what fits into 3 seconds, between 20 and 300.
+        rounds: processes that make them, one after the other with the other points in between, so
+            that the report can say whether a repetition would agree; None for 3, or 1 where
+            ``iterations`` says how many calls.
         threads: most threads; None for the profile's.
         per_layer: also find where the time goes, in one more process each.
         progress: called with a name of each point before it is measured.
@@ -81,18 +86,25 @@ def benchmark(
 
     lists = [_counts(n, v) for n, v in (("tokens", tokens), ("batch", batch), ("threads", threads))]
     _counts("iterations", iterations)
+    _counts("rounds", rounds)
+    rounds = rounds or (1 if iterations else ROUNDS)
     if text is not None and tokens is not None:
         raise UsageError("a text of your own has its own length", hint="leave out --tokens")
     machine, start = describe_machine(), read_state()
     with open_bundle(path) as bundle:
         cells, notes = _cells(bundle, engines, text, *lists)
-        results: list[Result] = []
         profiles: list[Profile] = []
         rooflines: list[Roofline] = []
-        for cell in cells:
+        parts: list[list[Result]] = [[] for _ in cells]
+        for number, (part, cell) in itertools.product(
+            range(rounds), list(zip(parts, cells, strict=True))
+        ):
+            if part and not part[-1].measured:
+                continue  # it failed, and would again
             if progress:
-                progress(_cell_name(cell, cells))
-            results.append(_measure(bundle, cell, iterations, machine))
+                progress(_cell_name(cell, cells) + (f", again ({number + 1})" if number else ""))
+            part.append(_measure(bundle, cell, iterations, rounds, machine))
+        results = [joined(part) for part in parts]
         if per_layer:
             from edgeformer.profiling.profiles import measure_profiles, measure_rooflines
 
@@ -111,7 +123,7 @@ def benchmark(
         end=end,
         profiles=tuple(profiles),
         roofline=tuple(rooflines),
-        notes=(*notes, *doubts(machine, start), *_unstable(results)),
+        notes=(*notes, *doubts(machine, start), *_unstable(results), *disagreements(results)),
         void_reasons=_void_reasons(machine, start, end, results),
     )
 
@@ -188,7 +200,9 @@ def _cell_name(cell: Cell, cells: Sequence[Cell]) -> str:
     return name
 
 
-def _measure(bundle: "Bundle", cell: Cell, iterations: int | None, machine: Machine) -> Result:
+def _measure(
+    bundle: "Bundle", cell: Cell, iterations: int | None, rounds: int, machine: Machine
+) -> Result:
     from edgeformer.runtime.engine import missing_engine
 
     files = variant_files(cell.variant)
@@ -197,7 +211,7 @@ def _measure(bundle: "Bundle", cell: Cell, iterations: int | None, machine: Mach
     if missing:
         return replace(blank, state="missing", error=missing.message, hint=missing.hint)
     bundle.check(files)  # also brings the files into the page cache, for all engines alike
-    request = {**worker_request(bundle, cell), "iterations": iterations}
+    request = {**worker_request(bundle, cell), "iterations": iterations, "rounds": rounds}
     before = read_state()
     outcome = run_worker("edgeformer.benchmark_worker", request)
     reasons = interference(machine, before, read_state())

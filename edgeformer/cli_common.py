@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeformer.errors import UsageError
-from edgeformer.plain_json import finite
 
 if TYPE_CHECKING:
     from edgeformer.converters.stages import Stage
@@ -98,6 +97,8 @@ class Progress:
 def print_result(data: Any, text: str, as_json: bool) -> None:
     """Print a command's result on stdout, as JSON or as text."""
     if as_json:
+        from edgeformer.plain_json import finite
+
         click.echo(json.dumps(finite(data), indent=1, default=str))
     else:
         click.echo(text)

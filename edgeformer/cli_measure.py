@@ -33,6 +33,11 @@ def _numbers(
     "--iterations", type=click.IntRange(min=1), help="Timed calls. Default: 3 seconds' worth."
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Processes that make them. Default: 3, or 1 with --iterations.",
+)
+@click.option(
     "--threads",
     metavar="N,M",
     callback=_numbers,
@@ -57,6 +62,7 @@ def benchmark(
     tokens: tuple[int, ...] | None,
     batch: tuple[int, ...] | None,
     iterations: int | None,
+    rounds: int | None,
     threads: tuple[int, ...] | None,
     per_layer: bool,
     files: tuple[str, ...],
@@ -82,6 +88,7 @@ def benchmark(
             tokens=tokens,
             batch=batch,
             iterations=iterations,
+            rounds=rounds,
             threads=threads,
             per_layer=per_layer,
             progress=shown.step,

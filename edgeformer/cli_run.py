@@ -12,7 +12,6 @@ import click
 from edgeformer import cli_text
 from edgeformer.cli_common import json_option, say, split_names, threads_option
 from edgeformer.errors import DataError, InputError, UsageError
-from edgeformer.plain_json import finite
 
 if TYPE_CHECKING:
     from edgeformer.runtime.manifest import Manifest
@@ -114,6 +113,7 @@ def run(
     spans, masks and several answers it is a line for each, and an empty line after each text of
     stdin. --json prints one object a line.
     """
+    from edgeformer.plain_json import finite
     from edgeformer.runtime import load
 
     context = None if context is None else _context(context)

@@ -129,10 +129,10 @@ def recipe_text(recipe: "Recipe") -> str:
         lines += ["", "[vocabulary]", *_plain(recipe.vocabulary)]
     for stage in recipe.stages:
         lines += ["", "[[stages]]", *_plain(stage)]
-        for name in ("augmentation", "sparsity"):
+        for name in ("augmentation", "span"):
             if getattr(stage, name) is not None:
                 lines += ["", f"[stages.{name}]", *_plain(getattr(stage, name))]
-        for name in ("train", "prune", "losses"):
+        for name in ("train", "prune", "sparsity", "losses"):
             for entry in getattr(stage, name):
                 lines += ["", f"[[stages.{name}]]", *_plain(entry)]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Benchmarks: every figure is what its definition says, and no engine's death ends the report."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
 from edgeformer import benchmark_worker, benchmarking
+from edgeformer.benchmark_rounds import disagreements, joined
 from edgeformer.benchmark_text import benchmark_text
 from edgeformer.benchmarking import benchmark
 from edgeformer.cli import commands
@@ -29,6 +31,7 @@ from edgeformer.runtime.engine import ENGINES, missing_engine
 from edgeformer.runtime.threads import available_threads
 from edgeformer.runtime.tokenizer import load_tokenizer
 from edgeformer.workload import make_workload, text_of_length
+from tests.reports import result as made_result
 from tests.tiny_bundles import bundle
 from tests.tiny_models import tiny_tokenizer_json
 
@@ -266,6 +269,66 @@ def test_an_engine_that_is_not_installed_is_a_row(monkeypatch: pytest.MonkeyPatc
     assert 'pip install "edgeformer[onnx]"' in benchmark_text(report)
 
 
+def test_rounds_are_processes_with_the_other_points_in_between() -> None:
+    told: list[str] = []
+    report = benchmark(bundle(), tokens=(8, 16), iterations=3, rounds=2, progress=told.append)
+    short, long = "numpy-int8, 8 tokens", "numpy-int8, 16 tokens"
+    assert told == [short, long, f"{short}, again (2)", f"{long}, again (2)"]
+    for result in report.results:
+        assert result.round_calls == (2, 2)  # as many in each, three at least in all
+        assert len(result.samples_ms) == len(result.model_ms) == 4
+    with pytest.raises(UsageError, match="rounds"):
+        benchmark(bundle(), rounds=0)
+
+
+def test_a_result_of_several_processes_is_none_of_them_alone() -> None:
+    parts = [
+        replace(
+            made_result("numpy-int8"),
+            samples_ms=(p50,) * 5,
+            tokenize_ms=(),
+            model_ms=(),
+            cold_start_ms=cold,
+            peak_rss_mb=peak,
+            end_rss_mb=100.0 + peak,
+            warm_rss_mb=100.0,
+            void_reasons=reasons,
+        )
+        for p50, cold, peak, reasons in (
+            (10.0, 900.0, 7.0, ()),
+            (10.2, 500.0, 9.0, ("busy",)),
+            (10.1, 600.0, 8.0, ("busy",)),
+        )
+    ]
+    found = joined(parts)
+    assert (found.p50_ms, found.round_p50_ms) == (10.1, (10.0, 10.2, 10.1))
+    assert (found.cold_start_ms, found.peak_rss_mb, found.growth_mb) == (600.0, 9.0, 9.0)
+    assert found.void_reasons == ("busy",)
+    assert disagreements([found]) == ()  # 2 %
+    failed = replace(parts[1], state="failed", error="died", samples_ms=())
+    assert joined([parts[0], failed]) == failed
+    apart = joined([parts[0], replace(parts[1], samples_ms=(10.4,) * 5)])
+    (note,) = disagreements([found, apart])
+    assert "numpy-int8 by 3.9%; a repetition may differ as much" in note
+
+
+def test_a_report_says_where_its_rounds_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process is slower than the one before: 1, 2, 3 ms."""
+    run, calls = benchmarking.run_worker, itertools.count(1)
+
+    def slower(module: str, request: Any) -> Any:
+        outcome = run(module, request)
+        assert outcome.answer is not None
+        times = [float(next(calls))] * len(outcome.answer["samples_ms"])
+        return replace(outcome, answer={**outcome.answer, "samples_ms": times})
+
+    monkeypatch.setattr(benchmarking, "run_worker", slower)
+    report = benchmark(TINY_BUNDLE, engines=("numpy-fp32",), iterations=3, rounds=3)
+    (note,) = [note for note in report.notes if "separate processes" in note]
+    assert "numpy-fp32 by 100.0%" in note
+    assert note in benchmark_text(report)
+
+
 def test_warm_up_ends_when_two_windows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     window = benchmark_worker.WINDOW_RUNS
     times = iter([9.0] * window + [3.0] * window + [2.0] * window + [2.01] * window + [7.0])
@@ -289,6 +352,7 @@ def test_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(samples(lambda: None, None)) == benchmark_worker.MIN_SAMPLES
     monkeypatch.setattr(benchmark_worker, "SAMPLE_SECONDS", 600.0)
     assert len(samples(lambda: None, None)) == benchmark_worker.MAX_SAMPLES
+    assert len(samples(lambda: None, None, None, 3)) == benchmark_worker.MAX_SAMPLES / 3
 
 
 def test_notes_say_which_figures_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:

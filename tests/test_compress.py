@@ -114,7 +114,11 @@ def test_every_recipe_gives_a_model_that_loads_and_answers(
         scale=1e-6,
     )
     assert any("1e-06 times the steps" in notice for notice in report.notices)
-    larger = ("mobilebert", "exits")  # bottlenecks of other sizes; ramps beside the model
+    larger = (
+        "mobilebert",
+        "exits",
+        "edgebert",
+    )  # bottlenecks of other sizes; ramps beside the model
     assert report.after.nonzero <= report.before.nonzero or name in larger
     loaded = load_checkpoint(tmp_path / "out")
     assert loaded.tokenizer_json is not None
@@ -318,7 +322,7 @@ def test_weights_that_were_made_zero_stay_zero_through_later_stages(
     places: dict[str, Path], tmp_path: Path
 ) -> None:
     later = FINETUNE[FINETUNE.index("[[stages]]") :].replace('"learn"', '"later"')
-    sparse = '\n[stages.sparsity]\nmethod = "magnitude"\ntarget = 0.5\nevery = 2\n'
+    sparse = '\n[[stages.sparsity]]\nmethod = "magnitude"\ntarget = 0.5\nevery = 2\n'
     recipe = recipe_file(tmp_path / "r.toml", FINETUNE + sparse + later)
     output = tmp_path / "out"
     compress(places["teacher"], recipe=str(recipe), train=places["train"], output=output)

@@ -149,7 +149,7 @@ def test_joint_training_moves_the_model_too(places: dict[str, Path], tmp_path: P
 def test_zeros_stay_zeros_while_exits_train(places: dict[str, Path], tmp_path: Path) -> None:
     """EdgeBERT's release starts its sparsity again from dense here, so that ramps are trained on
     another model than the one that they end on."""
-    sparse = FINETUNE + '[stages.sparsity]\nmethod = "magnitude"\ntarget = 0.5\nevery = 1\n'
+    sparse = FINETUNE + '[[stages.sparsity]]\nmethod = "magnitude"\ntarget = 0.5\nevery = 1\n'
     stage = RAMPS[RAMPS.index("[[stages]]") :]
     for how in ("frozen", "joint"):
         output = tmp_path / how
@@ -192,7 +192,7 @@ def test_the_losses_are_sums_over_ramps() -> None:
         ('exits = "frozen"', 'exits = "frozen"\nexit_pooling = "max"', "exit_pooling is 'max'"),
         (
             'exits = "frozen"',
-            'exits = "frozen"\nsparsity = { method = "magnitude", target = 0.5 }',
+            'exits = "frozen"\nsparsity = [{ method = "magnitude", target = 0.5 }]',
             "prune before",
         ),
     ],

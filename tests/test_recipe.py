@@ -1,6 +1,7 @@
 """Recipes: each mistake is named with its line; each built-in one names its paper and holds."""
 
 import dataclasses
+import hashlib
 import json
 import tomllib
 from pathlib import Path
@@ -53,7 +54,7 @@ temperature = 2.0
 name = "two"
 steps = 10
 
-[stages.sparsity]
+[[stages.sparsity]]
 method = "magnitude"
 target = 0.5
 
@@ -85,7 +86,7 @@ def _error(path: Path, text: str) -> tuple[str, str]:
         ('"gate_taylor"', '"taylor"', 12, "prune[0].method is 'taylor'", "'gate_taylor'?"),
         ('"gate_taylor"', '"top"', 12, "'top' says which layers go, not which heads", ""),
         ('"uniform"', '"unifrom"', 19, "layer_map is 'unifrom'", "'uniform'?"),
-        ('"magnitude"', '"magnitud"', 30, "sparsity.method is 'magnitud'", "'magnitude'?"),
+        ('"magnitude"', '"magnitud"', 30, "sparsity[0].method is 'magnitud'", "'magnitude'?"),
         ("target = 0.5", "target = 1.0", 31, "must be below 1, not 1", ""),
         ("keep = 0.5 },\n]", "keep = 0.0 },\n]", 12, "prune[1].keep must be above 0, not 0", ""),
         ("keep = 0.5 },\n]", "keep = nan },\n]", 12, "must be a finite number", ""),
@@ -232,3 +233,13 @@ def test_every_key_is_found_on_the_line_that_sets_it(data: Any) -> None:
 def test_plain_data_holds_every_key() -> None:
     data = recipe_data(load_recipe("finetune"))
     assert set(data) == {field.name for field in dataclasses.fields(Recipe)} - {"source"}
+
+
+def test_the_digest_is_of_the_keys_that_are_written() -> None:
+    """Results of hours are kept by digest, and go on counting when EdgeFormer learns a new key."""
+    loaded = load_recipe("sixteen_heads")
+    assert loaded.source is not None
+    written = tomllib.loads(Path(loaded.source.path).read_text(encoding="utf-8"))
+    data = {"stages": written["stages"]}
+    text = json.dumps(data, sort_keys=True)
+    assert loaded.digest == hashlib.sha256(text.encode()).hexdigest()

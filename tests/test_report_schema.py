@@ -56,7 +56,8 @@ texts = st.text(max_size=20)
 @settings(max_examples=60)
 @given(
     texts,
-    st.lists(st.floats(0, 1e9), min_size=1, max_size=5),
+    # No clock has a time below 1e-9 ms, and its texts per second would be infinitely many.
+    st.lists(st.just(0.0) | st.floats(1e-9, 1e9), min_size=1, max_size=5),
     st.lists(texts, max_size=3),
     st.dictionaries(texts, texts, max_size=3),
 )
@@ -89,6 +90,19 @@ def test_derived_figures_stand_beside_the_samples() -> None:
     attributed = sum(item["time_ms"] for item in profile["rows"])
     assert profile["not_attributed_ms"] == pytest.approx(profile["whole_ms"] - attributed)
     assert data["void"] is False
+
+
+def test_rounds_are_told_apart_by_their_number_of_calls() -> None:
+    result = replace(small_report().results[0], tokenize_ms=(), model_ms=())
+    result = replace(result, samples_ms=(1.0, 3.0, 2.0, 2.2, 9.0, 2.1), round_calls=(3, 2, 1))
+    assert result.round_p50_ms == pytest.approx((2.0, 5.6, 2.1))
+    assert result.round_spread == pytest.approx(3.6 / 2.1)
+    row = json.loads(dump_report(replace(small_report(), results=(result,))))["results"][0]
+    assert row["round_p50_ms"] == pytest.approx([2.0, 5.6, 2.1])
+    with pytest.raises(DataError, match="rounds of other calls"):
+        parse_report(
+            dump_report(replace(small_report(), results=(replace(result, round_calls=(3,)),)))
+        )
 
 
 def test_a_reader_passes_over_what_it_does_not_know_and_fills_in_what_is_absent() -> None:

@@ -58,7 +58,7 @@ epochs = 3
 batch_size = 16
 learning_rate = 1e-3
 prune = [{ units = "heads", method = "gate_taylor", keep = 0.5, normalized = true, examples = 32 }]
-sparsity = { method = "movement", target = 0.5, every = 1 }
+sparsity = [{ method = "movement", target = 0.5, every = 1 }]
 losses = [{ kind = "logit_kl", temperature = 2.0 }, { kind = "labels" }]
 """
 

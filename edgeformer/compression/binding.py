@@ -39,8 +39,9 @@ def make_projections(
 
 
 def used_projections(stage: Stage, projections: nn.ModuleDict) -> nn.ModuleDict:
-    """Those that a stage trains."""
+    """Those that a stage trains, and the spans of its heads (soft_spans.py)."""
     reads = {LOSS_KINDS[loss.kind].reads for loss in stage.losses if loss.projected}
+    reads |= {"spans"} if stage.span is not None else set()
     return nn.ModuleDict({name: projections[name] for name in sorted(reads)})
 
 

@@ -144,6 +144,12 @@ def kept_weights(size: int, share: float) -> int:
     return max(math.floor(size * (1 - share) + 0.5), math.ceil(size * SMALLEST_SHARE))
 
 
+def masked_weights(module: nn.Module) -> int:
+    """How many weights below a module have a mask, masked or not."""
+    originals = "parametrizations.weight.original"
+    return sum(matrix.get_parameter(originals).numel() for matrix, _ in _masked(module))
+
+
 def bake(module: nn.Module) -> None:
     """Take the masks off below a module; masked weights become zeros. Without masks, nothing."""
     for matrix, _ in list(_masked(module)):

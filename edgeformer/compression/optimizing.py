@@ -53,10 +53,18 @@ def choose_trained(student: nn.Module, stage: Stage) -> dict[str, float]:
     trained: dict[str, float] = {}
     for name, parameter in student.named_parameters():
         found = [t.multiplier for t in train if re.search(t.parameters, name)]
+        if name.endswith(".scores") and (found or not train):
+            found = [_score_multiplier(stage)]
         parameter.requires_grad_(bool(found) or not train)
         if parameter.requires_grad:
             trained[name] = found[0] if found else 1.0
     return trained
+
+
+def _score_multiplier(stage: Stage) -> float:
+    """Of the scores of movement pruning, which have a learning rate of their own."""
+    rates = [s.score_learning_rate for s in stage.sparsity if s.method == "movement"]
+    return rates[0] / stage.learning_rate if rates else 1.0
 
 
 def make_optimizer(

@@ -155,13 +155,13 @@ def _seconds_of_a_step(
         seconds.append(step.seconds)
 
     run = StageRun(
-        stage=replace(planned.stage, sparsity=None),
+        stage=replace(planned.stage, sparsity=(), span=None),
         number=planned.number,
         steps=_TIMED_STEPS,
         student=student,
         objective=objective,
         feed=feed,
-        projections=used_projections(planned.stage, projections),
+        projections=used_projections(replace(planned.stage, span=None), projections),
     )
     with objective.watching():
         train(run, options, on_step=note)

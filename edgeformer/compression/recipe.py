@@ -9,7 +9,7 @@ carries a recipe out.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from edgeformer.compression.layer_maps import LAYER_MAPS
@@ -127,6 +127,27 @@ class Sparsity:
 
 
 @dataclass(frozen=True)
+class Span:
+    """How far each attention head looks, learned while a stage trains (soft_spans.py).
+
+    When the stage ends, spans become whole numbers, and heads whose span is 0 are cut out.
+
+    Attributes:
+        penalty: what a token of the mean span costs, added to the losses.
+        learning_rate: of the spans, in tokens.
+        start: spans at first, and at most.
+        ramp: length over which a head's sight fades at first; it shrinks to 1.
+        end: share of the stage's steps after which the ramp is 1.
+    """
+
+    penalty: float = number(above=0)
+    learning_rate: float = number(0.2, above=0)
+    start: int = number(64, least=1)
+    ramp: float = number(32.0, least=1)
+    end: float = number(0.7, least=0, most=1)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Copies of the training texts with words changed.
 
@@ -162,7 +183,8 @@ class Stage:
         per_layer: repeat the stage for each layer of the student, ``up`` from the first or
             ``down`` from the last; losses with a layer map then look at that layer alone.
         prune: units cut out before the stage trains.
-        sparsity: weights held at zero.
+        sparsity: weights held at zero, in one or several ways.
+        span: heads' spans that are learned.
         exits: the student has off-ramps after its layers from here on (models/exits.py), and they
             are trained: ``frozen`` alone, ``joint`` with everything else.
         exit_pooling: what off-ramps read: the ``mean`` of the tokens' states, or ``cls``, the first
@@ -185,7 +207,8 @@ class Stage:
     train: tuple[Trained, ...] = ()
     per_layer: str = choice(("", "up", "down"), default="")
     prune: tuple[Prune, ...] = ()
-    sparsity: Sparsity | None = None
+    sparsity: tuple[Sparsity, ...] = ()
+    span: Span | None = None
     exits: str = choice(EXITS, default="")
     exit_pooling: str = choice(POOLINGS, default="mean")
 
@@ -266,11 +289,22 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the result; names and remarks do not count."""
-        said = ("name", "title", "paper", "deviations", "export")
-        data = {key: value for key, value in recipe_data(self).items() if key not in said}
+        """SHA-256 of everything that decides the result; names and remarks do not count, nor what
+        has its default: a recipe stays the same when EdgeFormer learns a new key."""
+        said = ("name", "title", "paper", "deviations", "export", "source")
+        data = {key: value for key, value in _chosen(self).items() if key not in said}
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _chosen(settings: Any) -> Any:
+    """Plain data of dataclasses, without what has its default."""
+    if isinstance(settings, tuple):
+        return [_chosen(value) for value in settings]
+    if not is_dataclass(settings):
+        return settings
+    values = {f.name: (getattr(settings, f.name), f.default) for f in fields(settings)}
+    return {name: _chosen(value) for name, (value, default) in values.items() if value != default}
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:

@@ -123,8 +123,10 @@ def _check_data(stage: Stage, key: Key, source: Source) -> None:
     kinds = [prune.units for prune in stage.prune]
     if len(set(kinds)) < len(kinds):
         source.fail((*key, "prune"), f"units are pruned twice in one stage: {', '.join(kinds)}")
-    if stage.sparsity is not None and stage.sparsity.end < stage.sparsity.start:
-        source.fail((*key, "sparsity", "end"), "sparsity.end lies before sparsity.start")
+    for number, sparsity in enumerate(stage.sparsity):
+        if sparsity.end < sparsity.start:
+            where = (*key, "sparsity", number, "end")
+            source.fail(where, "sparsity.end lies before sparsity.start")
 
 
 def _check_train(stage: Stage, key: Key, source: Source) -> None:
@@ -154,7 +156,7 @@ def _check_exits(before: tuple[Stage, ...], stage: Stage, key: Key, source: Sour
     if stage.exits == "frozen" and (stage.train or stage.layer_drop):
         name = "train" if stage.train else "layer_drop"
         source.fail((*key, name), 'exits = "frozen" trains the exits and nothing else')
-    if stage.exits == "frozen" and (stage.prune or stage.sparsity is not None):
+    if stage.exits == "frozen" and (stage.prune or stage.sparsity or stage.span is not None):
         source.fail(key, 'exits = "frozen" leaves the rest of the model as it is: prune before')
 
 

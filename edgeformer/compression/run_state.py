@@ -7,6 +7,7 @@ from torch import nn
 
 from edgeformer.compression.model_config import config_of
 from edgeformer.compression.recipe import Stage
+from edgeformer.compression.soft_spans import put_spans
 from edgeformer.compression.sparsifying import put_masks
 from edgeformer.models.bilstm import BiLstmConfig
 from edgeformer.models.build import HeadConfig, ModelConfig, make_model
@@ -95,6 +96,7 @@ def unpacked(data: dict[str, Any], start: RunState, stages: tuple[Stage, ...]) -
     student = make_model(kind(**data["config"]), HeadConfig(**data["head"])).eval()
     if data["step"]:
         put_masks(student, stages, data["stage"])
+        put_spans(student, stages[data["stage"]], start.projections)
     student.load_state_dict(data["weights"])
     start.projections.load_state_dict(data["projections"])
     return RunState(

@@ -37,8 +37,17 @@ from edgeformer.compression.optimizing import seed_of
 from edgeformer.compression.pruning import prune
 from edgeformer.compression.recipe import Recipe, Stage
 from edgeformer.compression.run_state import RunState, StageResult, packed, unpacked
+from edgeformer.compression.soft_spans import (
+    Priced,
+    SoftSpans,
+    harden,
+    put_spans,
+    span_schedule,
+    within_soft_spans,
+)
 from edgeformer.compression.sparsifying import put_masks, sparsity_schedule
 from edgeformer.compression.stages import PlannedStage, plan_stages, stage_steps
+from edgeformer.compression.trainer import Objective as Minimised
 from edgeformer.compression.trainer import StageRun, Step, TrainingOptions, train
 from edgeformer.compression.training_log import TrainingLog
 from edgeformer.models.build import HeadConfig
@@ -46,6 +55,7 @@ from edgeformer.models.encoder import Encoder
 from edgeformer.models.exits import ExitClassifier
 
 _NO_STEP: Callable[[Step], None] = lambda step: None  # noqa: E731
+_NO_SPANS: Callable[[int], None] = lambda step: None  # noqa: E731
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,7 @@ def _run_stage(
         return StageResult(stage.name, 0, None, time.monotonic() - began)
     if state.step == 0:
         put_masks(state.student, stages, state.stage)
+        put_spans(state.student, stage, state.projections)
 
     def after_step(step: Step) -> None:
         state.loss = step.loss
@@ -164,6 +175,9 @@ def _run_stage(
             save=save,
         )
     bake(state.student)
+    if stage.span is not None:
+        state.student = harden(state.student, _spans_of(state))
+        del state.projections["spans"]
     return StageResult(stage.name, steps, state.loss, time.monotonic() - began)
 
 
@@ -189,23 +203,42 @@ def _stage_run(
         states = all_states_read(student, feed, options.bf16) if known else None
         asked = exit_asker(student, stage, states, options.bf16)
     objective = Objective(losses, student, teacher, logits, options.bf16, asked)
+    minimised: Minimised = objective
+    mask_weights, limit_spans = sparsity_schedule(student, stage.sparsity, steps), _NO_SPANS
+    if stage.span is not None:
+        spans = _spans_of(state)
+        minimised = Priced(objective, spans, stage.span.penalty)
+        limit_spans = span_schedule(spans, stage.span, steps)
+
+    def before_step(step: int) -> float:
+        limit_spans(step)
+        return mask_weights(step)
+
     with ExitStack() as stack:
         encoder = student.get_submodule("encoder")
         if isinstance(encoder, Encoder):
             stack.enter_context(dropout(student, stage.dropout))
             # The encoder's own mode counts: below frozen exits it does not train.
             stack.enter_context(layer_drop(encoder, stage.layer_drop))
+        if stage.span is not None:
+            stack.enter_context(within_soft_spans(student, _spans_of(state)))
         stack.enter_context(objective.watching())
         yield StageRun(
             stage=stage,
             number=state.stage,
             steps=steps,
             student=student,
-            objective=objective,
+            objective=minimised,
             feed=feed,
             projections=used_projections(stage, state.projections),
-            before_step=sparsity_schedule(student, stage.sparsity, steps),
+            before_step=before_step,
         )
+
+
+def _spans_of(state: RunState) -> SoftSpans:
+    spans = state.projections["spans"]
+    assert isinstance(spans, SoftSpans)
+    return spans
 
 
 def teacher_is_known(stage: Stage, feed: Feed, steps: int) -> bool:
@@ -241,7 +274,8 @@ def _check_all(setup: Setup, state: RunState) -> None:
     """Find the stage whose losses cannot be bound before the first one has trained for hours."""
     for planned in setup.planned[state.stage :]:
         check_exits(state.student, planned.stage, setup.problem_type)
-        if any(cut.units in ("heads", "layers") for cut in planned.stage.prune):
+        cuts = any(cut.units in ("heads", "layers") for cut in planned.stage.prune)
+        if cuts or planned.stage.span is not None:
             return  # from here on the student is another one
         bind_losses(
             setup.recipe,

@@ -72,6 +72,8 @@ def sort_units(model: Model, scores: Mapping[str, Values]) -> Model:
     for kind, values in scores.items():
         if kind not in ("heads", "neurons"):
             raise UsageError(f"{kind} cannot be reordered: heads and neurons can")
+        if kind == "heads" and encoder.config.attention_spans:
+            raise UsageError("heads that have spans keep their order")
         check_values(model, kind, values)
         for place, of_units in zip(places(model, kind), values, strict=True):
             order = of_units.sort(descending=True, stable=True).indices
@@ -99,6 +101,7 @@ def slim_config(config: EncoderConfig, keep: Mapping[str, Values]) -> EncoderCon
         num_heads=tuple(heads[group] for group in left),
         intermediate_sizes=tuple(width for group in left for width in widths[group]),
         layer_groups=tuple(order.index(group) for group in left) if config.layer_groups else (),
+        attention_spans=_kept_spans(config, keep),
         embedding_size=_count(keep, "embedding_dims", config.embedding_size),
         vocab_size=_count(keep, "tokens", config.vocab_size),
     )
@@ -115,6 +118,23 @@ def new_ids(keep: torch.Tensor) -> torch.Tensor:
     """
     ids = keep.long().cumsum(0) - 1
     return torch.where(keep, ids, -1)
+
+
+def _kept_spans(config: EncoderConfig, keep: Mapping[str, Values]) -> tuple[int, ...]:
+    """Spans of the heads and layers that stay."""
+    if not config.attention_spans:
+        return ()
+    groups = config.groups
+    stays = keep["layers"][0].tolist() if "layers" in keep else [True] * config.num_layers
+    spans: list[int] = []
+    for layer in (number for number, stay in enumerate(stays) if stay):
+        all_heads = config.layer_spans(layer)
+        heads = [True] * len(all_heads)
+        if "heads" in keep:
+            # One place stands for all layers where they share a table of relative positions.
+            heads = keep["heads"][groups[layer] if len(keep["heads"]) > 1 else 0].tolist()
+        spans += [span for span, stay in zip(all_heads, heads, strict=True) if stay]
+    return tuple(spans)
 
 
 def _count(keep: Mapping[str, Values], kind: str, otherwise: int) -> int:

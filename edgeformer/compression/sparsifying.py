@@ -4,39 +4,52 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from edgeformer.compression.masks import add_masks, set_sparsity
+from edgeformer.compression.masks import add_masks, masked_weights, set_sparsity
 from edgeformer.compression.recipe import Sparsity, Stage
 from edgeformer.compression.schedules import Constant, Cubic, Linear, Schedule
 from edgeformer.errors import UsageError
 
 
 def put_masks(student: nn.Module, stages: Sequence[Stage], number: int) -> None:
-    """Put on the masks of a stage: its own, or those that hold the zeros of an earlier one.
+    """Put on the masks of a stage: its own, and those that hold the zeros of earlier ones.
 
     Raises:
-        UsageError: a part that the student has not.
+        UsageError: a part that the student has not, or that would have two masks.
     """
-    earlier = [stage.sparsity for stage in stages[: number + 1] if stage.sparsity is not None]
-    if not earlier:
-        return
-    own = stages[number].sparsity
-    for module in _modules(student, earlier[-1]):
-        add_masks(module, "fixed" if own is None else own.method)
+    methods = {name: s.method for s in stages[number].sparsity for name in s.modules}
+    for stage in stages[:number]:
+        for sparsity in stage.sparsity:
+            methods |= {name: "fixed" for name in sparsity.modules if name not in methods}
+    for name, method in methods.items():
+        add_masks(_module(student, name), method)
 
 
 def sparsity_schedule(
-    student: nn.Module, sparsity: Sparsity | None, steps: int
+    student: nn.Module, sparsities: Sequence[Sparsity], steps: int
 ) -> Callable[[int], float]:
     """What is to be called before each step: it changes the masks, and returns the share of zeros.
 
     Args:
         student: with its masks on.
-        sparsity: of the stage.
+        sparsities: of the stage.
         steps: of the stage.
     """
-    if sparsity is None:
-        return lambda step: 0.0
-    modules, every = _modules(student, sparsity), sparsity.every
+    each = [_one_schedule(student, sparsity, steps) for sparsity in sparsities]
+    sizes = [
+        sum(masked_weights(_module(student, name)) for name in sparsity.modules)
+        for sparsity in sparsities
+    ]
+
+    def before_step(step: int) -> float:
+        shares = [schedule(step) for schedule in each]
+        zeros = sum(share * size for share, size in zip(shares, sizes, strict=True))
+        return zeros / max(1, sum(sizes))
+
+    return before_step
+
+
+def _one_schedule(student: nn.Module, sparsity: Sparsity, steps: int) -> Callable[[int], float]:
+    modules, every = [_module(student, name) for name in sparsity.modules], sparsity.every
     schedule, end = _schedule(sparsity, steps)
 
     def share_at(step: int) -> float:
@@ -62,9 +75,9 @@ def _schedule(sparsity: Sparsity, steps: int) -> tuple[Schedule, int]:
     return kind(0.0, sparsity.target, last_step=last, first_step=first), last
 
 
-def _modules(student: nn.Module, sparsity: Sparsity) -> list[nn.Module]:
+def _module(student: nn.Module, name: str) -> nn.Module:
     try:
-        return [student.get_submodule(name) for name in sparsity.modules]
+        return student.get_submodule(name)
     except AttributeError as error:
         raise UsageError(
             f"the student has no part to make sparse: {error}",

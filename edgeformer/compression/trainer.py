@@ -67,7 +67,8 @@ class Step:
         steps: of the stage.
         loss: sum of ``parts``.
         parts: weighted losses by name, the mean over the batch.
-        learning_rate: highest of all groups.
+        learning_rate: of the stage, at this step; multipliers and the own rates of scores and spans
+            left out.
         sparsity: share of masked weights that are zero.
         seconds: of this step.
         tokens_per_second: tokens of texts, padding not counted, in this process.
@@ -140,7 +141,11 @@ def train(
             before), or no memory left.
         UsageError: a pattern in ``stage.train`` that finds no parameter.
     """
-    everything = {name: 1.0 for name, _ in run.projections.named_parameters()}
+    of_spans = run.stage.span.learning_rate / run.stage.learning_rate if run.stage.span else 1.0
+    everything = {
+        name: of_spans if name.startswith("spans.") else 1.0
+        for name, _ in run.projections.named_parameters()
+    }
     parts = [(run.student, choose_trained(run.student, run.stage)), (run.projections, everything)]
     optimizer = make_optimizer(parts, run.stage)
     if optimizer_state is not None:
@@ -186,7 +191,7 @@ def _one_step(
         steps=run.steps,
         loss=sum(values),
         parts=dict(zip(names, values, strict=True)),
-        learning_rate=max(group["lr"] for group in optimizer.param_groups),
+        learning_rate=run.stage.learning_rate * factor,
         sparsity=sparsity,
         seconds=seconds,
         tokens_per_second=tokens / seconds,

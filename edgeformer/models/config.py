@@ -63,6 +63,8 @@ class EncoderConfig:
         stacked_ffns: feed-forward blocks of one layer.
         layer_groups: for each layer the number of the weights that it uses, counting up from 0
             (ALBERT: all 0); empty if every layer has its own.
+        attention_spans: for each head of the first layer, then of the second and so on, the
+            furthest distance in tokens at which it sees a key; empty for no limit.
         relative_buckets: rows of the table of relative positions (MPNet); 0 without one.
         image_size: height and width of an image in pixels; 0 for an encoder of text.
         patch_size: height and width of a patch.
@@ -95,6 +97,7 @@ class EncoderConfig:
     bottleneck_readers: str = "query_key"
     stacked_ffns: int = 1
     layer_groups: tuple[int, ...] = ()
+    attention_spans: tuple[int, ...] = ()
     relative_buckets: int = 0
     image_size: int = 0
     patch_size: int = 0
@@ -106,6 +109,7 @@ class EncoderConfig:
         self._check_sizes()
         self._check_combinations()
         self._check_groups()
+        self._check_spans()
 
     def _check_choices(self) -> None:
         choices = (
@@ -172,6 +176,21 @@ class EncoderConfig:
             if self.layer_sizes(layer) != self.layer_sizes(first):
                 raise ModelError(f"layers {first} and {layer} share weights but not their sizes")
 
+    def _check_spans(self) -> None:
+        if not self.attention_spans:
+            return
+        if len(self.attention_spans) != sum(self.num_heads) or min(self.attention_spans) < 1:
+            raise ModelError(
+                f"attention_spans must name a distance of 1 or more for each of the"
+                f" {sum(self.num_heads)} heads, not {self.attention_spans}"
+            )
+        if self.image_size:
+            raise ModelError("attention_spans are for texts: patches have two coordinates")
+        for layer, group in enumerate(self.groups):
+            first = self.groups.index(group)
+            if self.layer_spans(layer) != self.layer_spans(first):
+                raise ModelError(f"layers {first} and {layer} share weights but not their spans")
+
     @property
     def num_layers(self) -> int:
         """Number of layers."""
@@ -214,6 +233,11 @@ class EncoderConfig:
             return ("pixel_values",)
         types = ("token_type_ids",) if self.type_vocab_size > 1 else ()
         return ("input_ids", "attention_mask", *types, "position_ids")
+
+    def layer_spans(self, layer: int) -> tuple[int, ...]:
+        """Spans of a layer's heads; empty for no limit."""
+        start = sum(self.num_heads[:layer])
+        return self.attention_spans[start : start + self.num_heads[layer]]
 
     def layer_sizes(self, layer: int) -> tuple[int, tuple[int, ...]]:
         """Heads of a layer, and the widths inside its feed-forward blocks."""

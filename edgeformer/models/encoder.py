@@ -18,6 +18,7 @@ from edgeformer.models.layer import PostNormLayer, PreNormLayer
 from edgeformer.models.norms import make_norm
 from edgeformer.models.patches import PatchEmbeddings
 from edgeformer.models.relative_positions import RelativePositions
+from edgeformer.models.spans import AttentionSpans
 
 
 class Encoder(nn.Module):
@@ -37,6 +38,11 @@ class Encoder(nn.Module):
         make_layer = PreNormLayer if config.pre_norm else PostNormLayer
         firsts = [config.groups.index(group) for group in sorted(set(config.groups))]
         self.layers = nn.ModuleList(make_layer(config, index) for index in firsts)
+        self.spans = (
+            nn.ModuleList(AttentionSpans(config.layer_spans(index)) for index in firsts)
+            if config.attention_spans
+            else None
+        )
         self.relative_positions = (
             RelativePositions(config.relative_buckets, config.num_heads[0], config.max_positions)
             if config.relative_buckets
@@ -135,9 +141,20 @@ class Encoder(nn.Module):
         Yields:
             what each layer gives, float (batch, sequence, hidden), before ``normalized``.
         """
+        masks: dict[int, torch.Tensor | None] = {}
         for group in self.config.groups[start:end]:
-            hidden = self.layers.get_submodule(str(group))(hidden, mask)
+            if group not in masks:
+                masks[group] = self._within_spans(group, hidden.shape[1], mask)
+            hidden = self.layers.get_submodule(str(group))(hidden, masks[group])
             yield hidden
+
+    def _within_spans(
+        self, group: int, length: int, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if self.spans is None or mask is None:
+            return mask
+        within: torch.Tensor = self.spans[group](length, mask)
+        return within
 
     def normalized(self, hidden: torch.Tensor) -> torch.Tensor:
         """What a head reads of states that a layer gives, float (..., hidden)."""

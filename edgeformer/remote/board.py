@@ -95,6 +95,7 @@ class Board:
         tokens: "Counts" = None,
         batch: "Counts" = None,
         iterations: int | None = None,
+        rounds: int | None = None,
         threads: "Counts" = None,
         per_layer: bool = False,
         progress: Tell | None = None,
@@ -107,7 +108,8 @@ class Board:
         names = {"path": Path(path)}
         settings = {
             **{"engines": list(engines), "text": text, "tokens": tokens, "batch": batch},
-            **{"iterations": iterations, "threads": threads, "per_layer": per_layer},
+            **{"iterations": iterations, "rounds": rounds, "threads": threads},
+            "per_layer": per_layer,
         }
         report = answers.read_report(self._ask("benchmark", names, settings, progress))
         facts = replace(report.bundle, path=os.fspath(path))

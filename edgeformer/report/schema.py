@@ -12,6 +12,7 @@ ms, memory in MB (1e6 bytes). NumPy and the standard library only.
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, NoReturn
 
 from edgeformer.errors import DataError
@@ -83,6 +84,8 @@ class Result:
         first_run_ms: the first call.
         warmup_runs: calls before the samples; ``stable``: False if they never settled.
         samples_ms: every timed call, in order, text to answer.
+        round_calls: how many of them each process made, where several did; the times of starting,
+            loading and the first call are then medians over the processes.
         tokenize_ms: of the same calls, text to token ids; empty where a call takes arrays.
         model_ms: of the same calls, token ids to the program's outputs: padding, batching, the
             engine. Pooling is inside the program. Empty where a call takes arrays.
@@ -111,6 +114,7 @@ class Result:
     warmup_runs: int = 0
     stable: bool = True
     samples_ms: tuple[float, ...] = ()
+    round_calls: tuple[int, ...] = ()
     tokenize_ms: tuple[float, ...] = ()
     model_ms: tuple[float, ...] = ()
     cold_rss_mb: float = 0.0
@@ -144,6 +148,18 @@ class Result:
     def p99_ms(self) -> float:
         """99 % of the samples are at most this; of fewer than 100 samples, nearly the largest."""
         return percentile(self.samples_ms, 99)
+
+    @property
+    def round_p50_ms(self) -> tuple[float, ...]:
+        """Median of the samples of each process; empty where one made them all."""
+        ends = list(accumulate(self.round_calls, initial=0))
+        return tuple(median(self.samples_ms[a:b]) for a, b in pairwise(ends))
+
+    @property
+    def round_spread(self) -> float:
+        """How far the medians of the processes lie apart, as a share of their median."""
+        medians = self.round_p50_ms
+        return (max(medians) - min(medians)) / median(medians) if any(medians) else 0.0
 
     @property
     def mean(self) -> Interval:
@@ -382,6 +398,8 @@ def _derived(result: Result) -> dict[str, Any]:
         "mean_ms": mean.mean,
         "mean_low_ms": mean.low,
         "mean_high_ms": mean.high,
+        "round_p50_ms": list(result.round_p50_ms),
+        "round_spread": result.round_spread,
         "per_second": result.per_second,
         "growth_mb": result.growth_mb,
         "stages_ms": result.stages,
@@ -448,6 +466,9 @@ def _check(report: Report, refuse: Any) -> None:
             refuse(f"{where} has stages of other calls than its samples")
         if bool(result.tokenize_ms) != bool(result.model_ms):
             refuse(f"{where} has one stage without the other")
+        rounds = result.round_calls
+        if rounds and (min(rounds) < 1 or sum(rounds) != len(result.samples_ms)):
+            refuse(f"{where} has rounds of other calls than its samples")
         if min(*result.samples_ms, 0.0, result.batch - 1, result.tokens) < 0:
             refuse(f"{where} has a negative figure")
     for exits in report.exits:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeformer.errors import InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.dispatch import Dispatcher, Exited
 from edgeformer.runtime.exit_times import SegmentTimes
@@ -89,6 +90,14 @@ class Call:
         """Length of the output's last dimension: hidden size or classes."""
         port = self._dispatcher.variant.programs["main"].outputs[0]
         return int(port.shape[-1])
+
+    @property
+    def segments(self) -> int:
+        """Segments of an early-exit model. Raises InputError for other models."""
+        variant = self._dispatcher.variant
+        if variant.exits is None:
+            raise InputError(f"{variant.id} has no exits", hint="convert a model that has exits")
+        return len(variant.exits.layers)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -262,6 +262,42 @@ def replay(
     return exits
 
 
+def thresholds(criterion: str, segments: int, classes: int, steps: int) -> tuple[float, ...]:
+    """A grid over the range of a criterion, from the strictest threshold on, at which nobody
+    leaves; ``patience`` has one for each whole number."""
+    if criterion == "patience":
+        return tuple(float(n) for n in range(segments - 1, 0, -1))
+    if criterion == "probability":
+        return tuple(1 - k * (1 - 1 / classes) / steps for k in range(steps + 1))
+    return tuple(k * math.log(classes) / steps for k in range(steps + 1))
+
+
+def every_exit(
+    run: Callable[[RaggedBatch, Leave], tuple[NDArray[Any], NDArray[np.intp]]],
+    batch: RaggedBatch,
+    segments: int,
+) -> NDArray[np.float32]:
+    """The logits of all texts after each segment, float32 (segments, texts, classes).
+
+    Args:
+        run: ``Engine.encode_exits``.
+        batch: tokenized texts.
+        segments: of the model.
+    """
+    rows: list[tuple[int, NDArray[np.intp], NDArray[Any]]] = []
+
+    def stay(segment: int, texts: NDArray[np.intp], logits: NDArray[Any]) -> Bools:
+        rows.append((segment, texts.copy(), logits.copy()))
+        return np.zeros(len(texts), np.bool_)
+
+    last, _ = run(batch, stay)
+    found = np.zeros((segments, *last.shape), np.float32)
+    for segment, texts, logits in rows:
+        found[segment - 1, texts] = logits
+    found[-1] = last
+    return found
+
+
 def exit_answers(variant: Variant, batch: RaggedBatch) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Room for what ``Engine.encode_exits`` returns.
 

@@ -16,12 +16,11 @@ from edgeformer.converters.exit_calibration import (
     chosen_point,
     drop_bound,
     exit_sentence,
-    thresholds,
 )
 from edgeformer.converters.exit_predictor import fit_predictor
 from edgeformer.errors import DataError, UsageError
 from edgeformer.runtime import load
-from edgeformer.runtime.exiting import CRITERIA, ExitRule, entropy, replay
+from edgeformer.runtime.exiting import CRITERIA, ExitRule, entropy, replay, thresholds
 from tests.command_line import Edgeformer
 from tests.exit_models import LAYERS, exit_checkpoint
 from tests.tiny_bundles import checkpoint
@@ -91,7 +90,7 @@ def test_the_chosen_threshold_is_the_last_that_holds(criterion: str, labelled: b
     settings = ExitSettings(1.0, criterion)
     table = calibrate(logits, truth if labelled else None, (1, 2, 3, 4, 5, 6), settings)
     assert (table.criterion, table.labelled, table.texts) == (criterion, labelled, 2000)
-    assert tuple(p.threshold for p in table.curve) == thresholds(criterion, 6, 2)
+    assert tuple(p.threshold for p in table.curve) == thresholds(criterion, 6, 2, 100)
     held = [p.bound <= 1.0 for p in table.curve]
     first = held.index(False) if False in held else len(held)
     wanted = table.curve[first - 1].threshold if first else None

@@ -127,6 +127,7 @@ class Board:
         labels_map: Mapping[str, str] | None = None,
         minimums: Mapping[str, float] | None = None,
         on_long: str = "",
+        exit: str | None = None,
         save_predictions: StrPath | None = None,
         force: bool = False,
         progress: Tell | None = None,
@@ -146,7 +147,7 @@ class Board:
             names["against"] = Path(against)
         _no_checkpoint(names)
         settings = {
-            **{"engine": engine, "threads": threads, "on_long": on_long},
+            **{"engine": engine, "threads": threads, "on_long": on_long, "exit": exit},
             **({} if "against" in names else {"against": against}),
             "columns": _column_names(columns),
             **{"labels_map": dict(labels_map or {}), "minimums": dict(minimums or {})},

@@ -23,7 +23,6 @@ from edgeformer.evaluation_answers import (
     write_predictions,
 )
 from edgeformer.evaluation_data import USUAL_COLUMNS, Cases, read_cases
-from edgeformer.evaluation_exits import ExitFigures, check_exit, measure_exits
 from edgeformer.evaluation_models import (
     Opening,
     check_alike,
@@ -33,6 +32,7 @@ from edgeformer.evaluation_models import (
 )
 
 if TYPE_CHECKING:
+    from edgeformer.evaluation_exits import ExitFigures
     from edgeformer.evaluation_scores import ClassScore, Metric, Paired
 
 SCHEMA_VERSION = 1
@@ -165,11 +165,11 @@ def evaluate(
         cases = read_cases(Path(data), card, columns, labels_map)
         wanted = check_minimums(minimums or {}, cases)
         other = find_other(against, manifest, cases, labels_map)
-        if exit is not None:
-            check_exit(exit, cases)
         answers = answer_cases(opened, cases, str(model), on_long, tell, exit)
         exits = None
         if exit is not None:
+            from edgeformer.evaluation_exits import measure_exits
+
             tell("timing exits")
             exits = measure_exits(opened, cases, exit, on_long or "truncate")
         notices = opened.notices

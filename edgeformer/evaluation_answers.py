@@ -78,7 +78,14 @@ def answer_cases(
             else ``truncate``.
         tell: called with how far it is.
         exit: as in ``Model.classify``, for classes of one label.
+
+    Raises:
+        UsageError: ``exit`` for other cases.
     """
+    if exit is not None and cases.kind != "single_label":
+        raise UsageError(
+            f"--exit {exit} is for classifiers of one label for each text", hint="leave it out"
+        )
     on_long = on_long or ("window" if cases.kind == "answers" else "truncate")
     parts: list[_Part] = []
     truncated_texts = 0

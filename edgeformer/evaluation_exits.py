@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.errors import UsageError
-from edgeformer.evaluation_data import Cases
-
 if TYPE_CHECKING:
+    from edgeformer.evaluation_data import Cases
     from edgeformer.runtime.manifest import ExitTable
     from edgeformer.runtime.model import Model
 
@@ -58,15 +56,7 @@ class ExitFigures:
     mean_ms_without: float
 
 
-def check_exit(rule: str, cases: Cases) -> None:
-    """Raises UsageError where the data is not that of a classifier of one label."""
-    if cases.kind != "single_label":
-        raise UsageError(
-            f"--exit {rule} is for classifiers of one label for each text", hint="leave it out"
-        )
-
-
-def measure_exits(model: "Model", cases: Cases, rule: str, on_long: str) -> ExitFigures:
+def measure_exits(model: "Model", cases: "Cases", rule: str, on_long: str) -> ExitFigures:
     """Let the texts of the data leave by ``rule``, and walk the curve.
 
     Args:
@@ -99,13 +89,13 @@ def measure_exits(model: "Model", cases: Cases, rule: str, on_long: str) -> Exit
     )
 
 
-def _chunk(cases: Cases, start: int, size: int = CHUNK) -> tuple[list[str], list[str] | None]:
+def _chunk(cases: "Cases", start: int, size: int = CHUNK) -> tuple[list[str], list[str] | None]:
     rows = cases.rows[start : start + size]
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
     return [row.text for row in rows], pairs
 
 
-def _layers(model: "Model", cases: Cases, rule: str, on_long: str) -> NDArray[np.intp]:
+def _layers(model: "Model", cases: "Cases", rule: str, on_long: str) -> NDArray[np.intp]:
     found: list[int] = []
     for start in range(0, len(cases.rows), CHUNK):
         answers = model.classify(*_chunk(cases, start), exit=rule, on_long=on_long)
@@ -113,7 +103,7 @@ def _layers(model: "Model", cases: Cases, rule: str, on_long: str) -> NDArray[np
     return np.array(found, np.intp)
 
 
-def _logits(model: "Model", cases: Cases, on_long: str) -> NDArray[np.float32]:
+def _logits(model: "Model", cases: "Cases", on_long: str) -> NDArray[np.float32]:
     long = "truncate" if on_long == "window" else on_long
     parts = [
         model.exit_logits(*_chunk(cases, start), on_long=long)
@@ -140,7 +130,7 @@ def _curve(
 
 
 def _mean_ms(
-    model: "Model", cases: Cases, rules: tuple[str | None, ...], on_long: str
+    model: "Model", cases: "Cases", rules: tuple[str | None, ...], on_long: str
 ) -> tuple[float, ...]:
     """Of each rule the mean over texts of the quickest of ``ROUNDS`` calls, in turns; the first
     round warms up."""

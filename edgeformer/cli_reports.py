@@ -78,7 +78,7 @@ def evaluate(
 
     if add_to is not None:
         check_report(add_to, bundle)
-    with Progress(progress) as shown, the_board(shown.step) as board:
+    with Progress(progress) as shown, the_board(shown.step, bundle, data) as board:
         report = (board.evaluate if board else run_evaluation)(
             bundle,
             data,

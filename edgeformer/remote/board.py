@@ -129,6 +129,7 @@ class Board:
         labels_map: Mapping[str, str] | None = None,
         minimums: Mapping[str, float] | None = None,
         on_long: str = "",
+        exit: str | None = None,
         save_predictions: StrPath | None = None,
         force: bool = False,
         progress: Tell | None = None,
@@ -151,7 +152,7 @@ class Board:
             if Path(against).suffix.lower() != ".jsonl":  # else predictions
                 check_bundle(Path(against))
         settings = {
-            **{"engine": engine, "threads": threads, "on_long": on_long},
+            **{"engine": engine, "threads": threads, "on_long": on_long, "exit": exit},
             **({} if "against" in names else {"against": against}),
             "columns": _column_names(columns),
             **{"labels_map": dict(labels_map or {}), "minimums": dict(minimums or {})},

@@ -253,8 +253,8 @@ def test_an_old_python_says_that_it_is_old() -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The far end, which waits a second for a sign of life."""
-    words = ["sh", "-c", "exec " + far_command(sys.executable, str(tmp_path), 0.5)]
+    """The far end, which waits two seconds for a sign of life."""
+    words = ["sh", "-c", "exec " + far_command(sys.executable, str(tmp_path), 1.0)]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin and process.stdout
     assert b"hello" in process.stdout.readline()
@@ -276,8 +276,8 @@ def test_it_leaves_when_nobody_says_anything(
 
 def test_it_stays_while_somebody_lives(agent: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     assert agent.stdin and agent.stdout
-    for _ in range(8):
-        time.sleep(0.25)
+    for _ in range(6):
+        time.sleep(0.5)
         agent.stdin.write(b"\n")
         agent.stdin.flush()
         assert json.loads(agent.stdout.readline().removeprefix(MARK.encode())) == {"alive": True}

@@ -50,6 +50,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.repeated_runs
 	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 	$(BIN)/python -m benchmarks.eight_threads
+	$(BIN)/python -m benchmarks.storage accuracy
+	$(BIN)/python -m benchmarks.storage bundles --runs 3
 
 DEMO := demo
 demo: setup

@@ -1,12 +1,13 @@
 """What the forms of a NumPy plan's weights cost: accuracy, file, memory, load time, answer time.
 
     python -m benchmarks.storage accuracy
-    python -m benchmarks.storage bundles FOLDER [--runs N]
+    python -m benchmarks.storage bundles [FOLDER] [--runs N]
 
 ``accuracy`` rounds the embedded default model (all-MiniLM-L6-v2) to AdaptivFloat and to absmax
 integers of 4 to 8 bits and compares 100 held-out embeddings with those of float32. ``bundles``
-converts it for `rpi4` into FOLDER once for each form (what is there already is kept), dense and
-pruned by magnitude, and measures each in fresh processes on one thread, files in the page cache.
+converts it for `rpi4` once for each form, dense and pruned by magnitude, into FOLDER if one is
+named (what is there already is kept), and measures each in fresh processes on one thread, files in
+the page cache.
 """
 
 import argparse
@@ -233,7 +234,8 @@ def main() -> None:
     if args.what == "accuracy":
         accuracy()
     elif args.folder is None:
-        parser.error("bundles needs a FOLDER to write to")
+        with tempfile.TemporaryDirectory() as folder:
+            bundles(Path(folder), args.runs)
     else:
         bundles(args.folder, args.runs)
 

@@ -94,13 +94,15 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 def test_the_command_writes_a_report_here_that_says_whose_figures_it_holds(
     server: Server, edgeformer: Edgeformer, tmp_path: Path
 ) -> None:
-    bundle, file = tiny_bundles.bundle(), tmp_path / "report.json"
-    settings = ("--iterations", 3, "--tokens", "8,16", "--report", file, "--progress")
-    code, out, err = edgeformer("benchmark", bundle, *settings, *options(server))
+    bundle, file, page = tiny_bundles.bundle(), tmp_path / "report.json", tmp_path / "report.md"
+    settings = ("--iterations", 3, "--tokens", "8,16", "--progress")
+    files = ("--report", file, "--report", page)
+    code, out, err = edgeformer("benchmark", bundle, *settings, *files, *options(server))
     assert (code, server.is_clean()) == (0, True)
     report = read_report(file)
     assert report.host == f"{socket.gethostname()} (board)"
     assert report.host in out
+    assert "(board" in page.read_text()
     assert [(r.tokens, len(r.samples_ms)) for r in report.results] == [(8, 3), (16, 3)]
     assert report.bundle.path == str(bundle)
     assert "onnx" not in report.versions  # the board's, which has numpy only

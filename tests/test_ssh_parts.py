@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import inspect
 import json
 import shutil
 import signal
@@ -18,10 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeformer import remote
+from edgeformer import benchmark, evaluate, remote, tune
+from edgeformer.doctor import diagnose
 from edgeformer.errors import EdgeFormerError, RemoteError, ThresholdError, UsageError
 from edgeformer.remote import answers, failures
 from edgeformer.remote.agent import MARK
+from edgeformer.remote.board import Board
 from edgeformer.remote.link import Link
 from edgeformer.remote.package import check_bundle, package_files, parcel, sent_files
 from edgeformer.remote.target import Target, check_python, command, far_command, parse_target
@@ -140,6 +143,21 @@ def test_nonsense_from_a_board_is_one_error(data: Any) -> None:
         answers.read_tuning(data, Path("x"))
 
 
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (benchmark, Board.benchmark),
+        (evaluate, Board.evaluate),
+        (tune, Board.tune),
+        (diagnose, Board.diagnose),
+    ],
+)
+def test_a_board_takes_what_the_function_here_takes(here: Any, there: Any) -> None:
+    """So that code which measures takes either, and no new option is lost over ssh."""
+    ours, theirs = (list(inspect.signature(verb).parameters) for verb in (here, there))
+    assert ["self", *ours] == theirs
+
+
 # What is sent
 
 
@@ -235,8 +253,8 @@ def test_an_old_python_says_that_it_is_old() -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The far end, which waits a second for a sign of life."""
-    words = ["sh", "-c", "exec " + far_command(sys.executable, str(tmp_path), 0.5)]
+    """The far end, which waits two seconds for a sign of life."""
+    words = ["sh", "-c", "exec " + far_command(sys.executable, str(tmp_path), 1.0)]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin and process.stdout
     assert b"hello" in process.stdout.readline()
@@ -258,8 +276,8 @@ def test_it_leaves_when_nobody_says_anything(
 
 def test_it_stays_while_somebody_lives(agent: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     assert agent.stdin and agent.stdout
-    for _ in range(8):
-        time.sleep(0.25)
+    for _ in range(6):
+        time.sleep(0.5)
         agent.stdin.write(b"\n")
         agent.stdin.flush()
         assert json.loads(agent.stdout.readline().removeprefix(MARK.encode())) == {"alive": True}

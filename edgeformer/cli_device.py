@@ -86,7 +86,7 @@ def tune(
     from edgeformer.tuning import tune as run_tuning
     from edgeformer.tuning_text import tuning_text
 
-    with Progress(progress) as shown, the_board(shown.step) as board:
+    with Progress(progress) as shown, the_board(shown.step, bundle) as board:
         tuning = (board.tune if board else run_tuning)(
             bundle,
             output=output,

@@ -80,7 +80,7 @@ def benchmark(
 
     check_outputs(files, force)
     names = tuple(name.strip() for given in engines for name in given.split(","))
-    with Progress(progress) as shown, the_board(shown.step) as board:
+    with Progress(progress) as shown, the_board(shown.step, bundle) as board:
         report = (board.benchmark if board else run_benchmark)(
             bundle,
             engines=names,

@@ -41,6 +41,7 @@ def _minimums(values: tuple[str, ...]) -> dict[str, float]:
     type=click.Choice(["truncate", "window", "error"]),
     help="Texts that do not fit. Default: window for questions, else truncate.",
 )
+@click.option("--exit", "exit_rule", metavar="auto|T", help="Texts may leave early, as in run.")
 @click.option("--save-predictions", metavar="FILE", help="Write the answers, one a line: .jsonl.")
 @click.option("--force", is_flag=True, help="Overwrite the predictions file.")
 @click.option("--add-to", metavar="REPORT.json", help="Report of benchmark to add the figure to.")
@@ -57,6 +58,7 @@ def evaluate(
     columns: str | None,
     labels_map: str | None,
     on_long: str | None,
+    exit_rule: str | None,
     save_predictions: str | None,
     force: bool,
     add_to: str | None,
@@ -76,7 +78,7 @@ def evaluate(
 
     if add_to is not None:
         check_report(add_to, bundle)
-    with Progress(progress) as shown, the_board(shown.step) as board:
+    with Progress(progress) as shown, the_board(shown.step, bundle, data) as board:
         report = (board.evaluate if board else run_evaluation)(
             bundle,
             data,
@@ -87,6 +89,7 @@ def evaluate(
             labels_map=name_pairs("--labels-map", labels_map),
             minimums=_minimums(least),
             on_long=on_long or "",
+            exit=exit_rule,
             save_predictions=save_predictions,
             force=force,
             progress=shown.step,

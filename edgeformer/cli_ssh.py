@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,13 +46,24 @@ def chosen_target() -> str | None:
 
 
 def the_board(
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], bundle: str | None = None, data: str | None = None
 ) -> "contextlib.AbstractContextManager[Board | None]":
-    """A connection to the board that --ssh names, or None without it."""
+    """A connection to the board that --ssh names, or None without it.
+
+    Raises:
+        UsageError, BundleError: nobody is called for what can be seen to fail here.
+        RemoteError: the board cannot be reached, or will not do.
+    """
     target = chosen_target()
     if target is None:
         return contextlib.nullcontext()
     from edgeformer.remote.board import connect
+    from edgeformer.remote.package import check_bundle, check_file
+
+    if bundle is not None:
+        check_bundle(Path(bundle))
+    if data is not None:
+        check_file(Path(data))
 
     given = click.get_current_context().meta[_KEY]
     return connect(

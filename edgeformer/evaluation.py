@@ -32,6 +32,7 @@ from edgeformer.evaluation_models import (
 )
 
 if TYPE_CHECKING:
+    from edgeformer.evaluation_exits import ExitFigures
     from edgeformer.evaluation_scores import ClassScore, Metric, Paired
 
 SCHEMA_VERSION = 1
@@ -78,6 +79,7 @@ class EvaluationReport:
             takes, not a latency (``edgeformer benchmark`` measures that).
         truncated_texts: texts of which the model saw the beginning only.
         notes: what to know when reading the figures.
+        exits: what early exits did, None without them.
     """
 
     model: str
@@ -95,6 +97,7 @@ class EvaluationReport:
     truncated_texts: int
     notes: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
+    exits: "ExitFigures | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -122,6 +125,7 @@ def evaluate(
     labels_map: Mapping[str, str] | None = None,
     minimums: Mapping[str, float] | None = None,
     on_long: str = "",
+    exit: str | None = None,
     save_predictions: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -140,6 +144,7 @@ def evaluate(
         minimums: least value of a figure by its name, of the main one with an empty name.
         on_long: what to do with texts that do not fit, as in ``Model.embed``; empty for ``window``
             where contexts are read for answers, else ``truncate``.
+        exit: when texts may leave a model with exits, as in ``Model.classify``; None for never.
         save_predictions: file to write the answers to.
         force: overwrite that file.
         progress: called with what is being done.
@@ -160,7 +165,13 @@ def evaluate(
         cases = read_cases(Path(data), card, columns, labels_map)
         wanted = check_minimums(minimums or {}, cases)
         other = find_other(against, manifest, cases, labels_map)
-        answers = answer_cases(opened, cases, str(model), on_long, tell)
+        answers = answer_cases(opened, cases, str(model), on_long, tell, exit)
+        exits = None
+        if exit is not None:
+            from edgeformer.evaluation_exits import measure_exits
+
+            tell("timing exits")
+            exits = measure_exits(opened, cases, exit, on_long or "truncate")
         notices = opened.notices
     if save_predictions is not None:
         write_predictions(Path(save_predictions), cases, answers)
@@ -173,7 +184,8 @@ def evaluate(
     tell("drawing samples")
     report = _report(str(model), str(data), cases, answers, other, wanted)
     digest = "" if is_checkpoint(model) else manifest_digest(manifest)
-    return replace(report, name=card.name, digest=digest, notes=(*notices, *report.notes))
+    notes = (*notices, *report.notes)
+    return replace(report, name=card.name, digest=digest, notes=notes, exits=exits)
 
 
 def make_columns(names: Mapping[str, str]) -> Columns:

@@ -61,7 +61,12 @@ class _Part:
 
 
 def answer_cases(
-    model: "Model", cases: Cases, source: str, on_long: str, tell: Callable[[str], None]
+    model: "Model",
+    cases: Cases,
+    source: str,
+    on_long: str,
+    tell: Callable[[str], None],
+    exit: str | None = None,
 ) -> Answers:
     """Run ``model`` on every case.
 
@@ -72,7 +77,15 @@ def answer_cases(
         on_long: as in ``Model.embed``; empty for ``window`` where contexts are read for answers,
             else ``truncate``.
         tell: called with how far it is.
+        exit: as in ``Model.classify``, for classes of one label.
+
+    Raises:
+        UsageError: ``exit`` for other cases.
     """
+    if exit is not None and cases.kind != "single_label":
+        raise UsageError(
+            f"--exit {exit} is for classifiers of one label for each text", hint="leave it out"
+        )
     on_long = on_long or ("window" if cases.kind == "answers" else "truncate")
     parts: list[_Part] = []
     truncated_texts = 0
@@ -83,6 +96,8 @@ def answer_cases(
         rows = cases.rows[start : start + CHUNK]
         if cases.kind == "answers":
             parts.append(_found_answers(model, rows, on_long, not all(r.truth for r in cases.rows)))
+        elif exit is not None:
+            parts.append(_single_label(model, rows, on_long, exit))
         else:
             parts.append(_ANSWER[cases.kind](model, rows, on_long))
         truncated_texts += model.last_call.truncated_texts
@@ -98,16 +113,20 @@ def answer_cases(
     )
 
 
-def _classified(model: "Model", rows: Sequence[Case], on_long: str) -> list[dict[str, float]]:
+def _classified(
+    model: "Model", rows: Sequence[Case], on_long: str, exit: str | None = None
+) -> list[dict[str, float]]:
     """Score of every label, best first."""
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
     texts = [row.text for row in rows]
-    answers = model.classify(texts, pairs, top_k=None, on_long=on_long)
+    answers = model.classify(texts, pairs, top_k=None, on_long=on_long, exit=exit)
     return [{label.name: label.score for label in labels} for labels in answers]
 
 
-def _single_label(model: "Model", rows: Sequence[Case], on_long: str) -> _Part:
-    scores = _classified(model, rows, on_long)
+def _single_label(
+    model: "Model", rows: Sequence[Case], on_long: str, exit: str | None = None
+) -> _Part:
+    scores = _classified(model, rows, on_long, exit)
     return _Part([next(iter(row)) for row in scores], scores)
 
 

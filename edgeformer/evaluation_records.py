@@ -14,7 +14,7 @@ from edgeformer.errors import UsageError
 from edgeformer.evaluation import EvaluationReport
 from edgeformer.evaluation_models import is_checkpoint
 from edgeformer.report.files import read_report, write_reports
-from edgeformer.report.schema import Accuracy, Report
+from edgeformer.report.schema import Accuracy, ExitHistogram, Report
 
 
 def check_report(path: str | os.PathLike[str], model: str | os.PathLike[str]) -> Report:
@@ -40,7 +40,8 @@ def check_report(path: str | os.PathLike[str], model: str | os.PathLike[str]) ->
 
 
 def add_to_report(path: str | os.PathLike[str], evaluation: EvaluationReport) -> None:
-    """Write the main figure into the report, in place of one of the same variant and data.
+    """Write the main figure, and where texts left early, into the report, in place of those of the
+    same variant and data.
 
     Raises:
         UsageError: see ``check_report``; or the figure is not defined.
@@ -64,4 +65,9 @@ def add_to_report(path: str | os.PathLike[str], evaluation: EvaluationReport) ->
     )
     key = (row.variant, row.dataset, row.metric)
     others = [a for a in report.accuracy if (a.variant, a.dataset, a.metric) != key]
-    write_reports([replace(report, accuracy=(*others, row))], path, force=True)
+    exits = [e for e in report.exits if (e.variant, e.dataset) != key[:2]]
+    if evaluation.exits is not None:
+        found = evaluation.exits
+        exits.append(ExitHistogram(*key[:2], found.layers, found.texts, found.rule))
+    changed = replace(report, accuracy=(*others, row), exits=tuple(exits))
+    write_reports([changed], path, force=True)

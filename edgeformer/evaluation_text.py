@@ -6,6 +6,7 @@ from edgeformer.cli_text import table
 
 if TYPE_CHECKING:
     from edgeformer.evaluation import EvaluationReport
+    from edgeformer.evaluation_exits import ExitFigures
     from edgeformer.evaluation_scores import ClassScore, Paired
     from edgeformer.uncertainty import Interval
 
@@ -28,9 +29,34 @@ def evaluation_text(report: "EvaluationReport") -> str:
     for minimum in report.minimums:
         state = "reached" if minimum.reached else "MISSED"
         lines.append(f"{minimum.metric} at least {minimum.least:g}: {state}")
+    if report.exits:
+        lines += ["", exits_text(report.exits)]
     lines += ["", f"{report.texts_per_second:.1f} texts/s in this run (no latency: see benchmark)"]
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def exits_text(exits: "ExitFigures") -> str:
+    """Where texts left, what it saved, and the curve."""
+    total = sum(exits.texts)
+    left = ", ".join(
+        f"{n / total:.1%} at {layer}" for layer, n in zip(exits.layers, exits.texts, strict=True)
+    )
+    saved = exits.mean_ms / exits.mean_ms_without
+    rows = [
+        (f"{point.threshold:.3f}", f"{point.mean_layers:.2f}", f"{point.accuracy:.4f}")
+        for point in exits.curve
+    ]
+    return "\n".join(
+        [
+            f"exit {exits.rule}: {exits.mean_layers:.2f} of {exits.layers[-1]} layers on average",
+            f"  left after layer: {left}",
+            f"  {exits.mean_ms:.2f} ms a text with exits, {exits.mean_ms_without:.2f} ms without"
+            f" ({saved:.2f}x)",
+            "",
+            table(("threshold", "mean layers", "accuracy"), rows),
+        ]
+    )
 
 
 def _class_row(row: "ClassScore") -> tuple[str, ...]:

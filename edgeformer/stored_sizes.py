@@ -102,7 +102,7 @@ def _row(kind: str, records: Sequence[TensorRecord], record: TensorRecord) -> St
         record.count,
         stored,
         record.file_bytes + scale_bytes,
-        record.loaded_bytes if store else 0,
+        0 if record.mapped else record.loaded_bytes,
     )
 
 

@@ -4,6 +4,7 @@ A long list is run some texts at a time, so that memory does not grow with it be
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeformer.errors import InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.dispatch import Dispatcher, Exited
 from edgeformer.runtime.exit_times import SegmentTimes
@@ -90,6 +92,14 @@ class Call:
         return int(port.shape[-1])
 
     @property
+    def segments(self) -> int:
+        """Segments of an early-exit model. Raises InputError for other models."""
+        variant = self._dispatcher.variant
+        if variant.exits is None:
+            raise InputError(f"{variant.id} has no exits", hint="convert a model that has exits")
+        return len(variant.exits.layers)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of ``pixel_values``."""
         _, *shape = self._dispatcher.variant.programs["main"].inputs[0].shape
@@ -131,13 +141,13 @@ class Call:
         """Answers to token rows that may leave early (see ``Dispatcher.encode_exits``)."""
         begun = time.perf_counter()
         exited = self._dispatcher.encode_exits(batch, make_leave)
-        layers, counts = np.unique(exited.layers, return_counts=True)
+        counts = Counter(exited.layers.tolist())
         done = CallStats(
             windows=len(batch),
             tokens=len(batch.ids),
             variants=(exited.variant,),
             model_seconds=time.perf_counter() - begun,
-            exit_layers=dict(zip(layers.tolist(), counts.tolist(), strict=True)),
+            exit_layers=dict(sorted(counts.items())),
         )
         self.stats = self.stats.plus(done)
         return exited

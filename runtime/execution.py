@@ -237,6 +237,8 @@ def _call(
         tensor = step.inputs[spec.quantized]
         assert tensor is not None  # the parser allows no absent operand there
         keywords["scale"] = tensors[-1 - tensor].scale if tensor < 0 else None
+        if tensor < 0 and tensors[-1 - tensor].values is not None:  # a table's, by its axis
+            keywords["values"] = tensors[-1 - tensor].values
     extra = (scratch,) if spec.scratch else ()
     return partial(KERNELS[step.op], *operands, _made(arrays[step.output]), *extra, **keywords)
 

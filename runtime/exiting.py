@@ -34,6 +34,7 @@ Bools = NDArray[np.bool_]
 Leave = Callable[[int, NDArray[np.intp], NDArray[Any]], Bools]
 """(segment from 1, texts intp (n,), their logits (n, classes)) -> who leaves, bool (n,)."""
 
+_FEW = 64  # logits; more of them are quicker in NumPy
 CRITERIA = ("entropy", "probability", "patience")
 
 
@@ -49,12 +50,24 @@ def entropy(logits: NDArray[Any]) -> Floats:
     Returns:
         float64 (...,), from 0 to ln(classes).
     """
+    if logits.ndim == 2 and logits.size <= _FEW:
+        return np.array([_entropy(row) for row in logits.tolist()])
     z = logits.astype(np.float64)
     z = z - z.max(axis=-1, keepdims=True)
     powers = np.exp(z)
     total = powers.sum(axis=-1)
     # Rounding may leave -1e-17 of a sure answer.
     return np.asarray(np.maximum(np.log(total) - (z * powers).sum(axis=-1) / total, 0.0))
+
+
+def _entropy(row: list[float]) -> float:
+    """The same of one row, for a text or two some 10 microseconds quicker: a tenth of what a
+    segment of a small model takes."""
+    most = max(row)
+    powers = [math.exp(z - most) for z in row]
+    total = sum(powers)
+    mean = sum(p * (z - most) for p, z in zip(powers, row, strict=True) if p) / total
+    return max(math.log(total) - mean, 0.0)
 
 
 def best_probability(logits: NDArray[Any]) -> Floats:
@@ -209,9 +222,12 @@ class Controller:
         if self._rule.criterion == "probability":
             return best_probability(logits) > self._rule.threshold
         found = entropy(logits)
-        if self._lookup is not None and segment == 1:
+        gone: Bools = found < self._rule.threshold
+        if self._lookup is None:
+            return gone
+        if segment == 1:
             self._caps[texts] = self._lookup.caps(found, self._rule.threshold)
-        return (found < self._rule.threshold) | (self._caps[texts] <= segment)
+        return gone | (self._caps[texts] <= segment)
 
     def _patient(self, texts: NDArray[np.intp], logits: NDArray[Any]) -> Bools:
         assert self._rule is not None
@@ -244,6 +260,42 @@ def replay(
         exits[inside[gone]] = segment
         inside = inside[~gone]
     return exits
+
+
+def thresholds(criterion: str, segments: int, classes: int, steps: int) -> tuple[float, ...]:
+    """A grid over the range of a criterion, from the strictest threshold on, at which nobody
+    leaves; ``patience`` has one for each whole number."""
+    if criterion == "patience":
+        return tuple(float(n) for n in range(segments - 1, 0, -1))
+    if criterion == "probability":
+        return tuple(1 - k * (1 - 1 / classes) / steps for k in range(steps + 1))
+    return tuple(k * math.log(classes) / steps for k in range(steps + 1))
+
+
+def every_exit(
+    run: Callable[[RaggedBatch, Leave], tuple[NDArray[Any], NDArray[np.intp]]],
+    batch: RaggedBatch,
+    segments: int,
+) -> NDArray[np.float32]:
+    """The logits of all texts after each segment, float32 (segments, texts, classes).
+
+    Args:
+        run: ``Engine.encode_exits``.
+        batch: tokenized texts.
+        segments: of the model.
+    """
+    rows: list[tuple[int, NDArray[np.intp], NDArray[Any]]] = []
+
+    def stay(segment: int, texts: NDArray[np.intp], logits: NDArray[Any]) -> Bools:
+        rows.append((segment, texts.copy(), logits.copy()))
+        return np.zeros(len(texts), np.bool_)
+
+    last, _ = run(batch, stay)
+    found = np.zeros((segments, *last.shape), np.float32)
+    for segment, texts, logits in rows:
+        found[segment - 1, texts] = logits
+    found[-1] = last
+    return found
 
 
 def exit_answers(variant: Variant, batch: RaggedBatch) -> tuple[NDArray[Any], NDArray[np.intp]]:
@@ -297,13 +349,14 @@ def run_chain(
     state: State | None = None
     for segment in range(1, segments + 1):
         state, logits = chain.step(segment, state)
-        last = segment == segments
-        gone = np.ones(len(texts), np.bool_) if last else leave(segment, texts, logits)
-        answers[0][texts[gone]] = logits[gone]
-        answers[1][texts[gone]] = segment
-        if gone.all():
+        gone = None if segment == segments else leave(segment, texts, logits)
+        if gone is None or gone.all():
+            answers[0][texts] = logits
+            answers[1][texts] = segment
             return
         if gone.any():
+            answers[0][texts[gone]] = logits[gone]
+            answers[1][texts[gone]] = segment
             texts = texts[~gone]
             assert state is not None  # of all segments but the last
             state = chain.keep(state, ~gone)

@@ -37,14 +37,22 @@ _SAFE_LOGIT = 60.0  # exp(+-60) is 1e+-26: sums and quotients of such values sta
 _LOWEST, _TINY = np.float32(-3.4028234663852886e38), np.float32(1.1754943508222875e-38)
 
 
-def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = None) -> None:
-    """Look up rows: ``out[...] = table[ids] * scale[ids]``.
+def embedding(
+    table: Array,
+    ids: Array,
+    out: Floats,
+    *,
+    scale: Floats | None = None,
+    values: Floats | None = None,
+) -> None:
+    """Look up rows: ``out[...] = table[ids] * scale[ids]``, of codes ``values[table[ids]] * ...``.
 
     Args:
-        table: float32, or int8 with ``scale``, (rows, width).
+        table: float32; int8 with ``scale``; or uint8 codes with both, (rows, width).
         ids: integers (...,) in [0, rows).
         out: float32 (..., width).
-        scale: float32 (rows,), what one unit of an int8 row is worth.
+        scale: float32 (rows,), what one unit of a row is worth.
+        values: float32, what each code is worth.
 
     Raises:
         InputError: an id outside the table.
@@ -58,8 +66,10 @@ def embedding(table: Array, ids: Array, out: Floats, *, scale: Floats | None = N
     if scale is None:
         np.take(table, rows, axis=0, out=out, mode="clip")
         return
-    values = np.take(table, rows, axis=0, mode="clip")
-    np.multiply(values, np.take(scale, rows, mode="clip")[..., None], out=out)
+    found = np.take(table, rows, axis=0, mode="clip")
+    if values is not None:
+        found = np.take(values, found, out=out, mode="clip")
+    np.multiply(found, np.take(scale, rows, mode="clip")[..., None], out=out)
 
 
 def as_index(values: Array) -> NDArray[np.intp]:

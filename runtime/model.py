@@ -252,6 +252,24 @@ class Model:
         self.last_call = call.stats
         return labels[0] if _is_one(inputs) else labels
 
+    def exit_logits(
+        self, texts: Texts, pair: Texts | None = None, *, on_long: str = "truncate"
+    ) -> NDArray[np.float32]:
+        """What every exit answers, for thresholds of your own: float32 (exits, texts, classes).
+
+        ``runtime.exiting.replay`` says where each text would leave. Arguments as of ``classify``.
+
+        Raises:
+            InputError: a model without exits.
+        """
+        from edgeformer.runtime.tasks import early_exit as task
+
+        call = self._call("classification")
+        seconds = None if pair is None else _as_list(pair)
+        logits = task.exit_logits(call, _as_list(texts), seconds, on_long)
+        self.last_call = call.stats
+        return logits
+
     @overload
     def tag(self, texts: str, *, on_long: str = "truncate") -> "list[Span]": ...
     @overload

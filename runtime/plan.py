@@ -9,6 +9,7 @@ BundleError. Nothing is evaluated or unpickled.
 """
 
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,17 @@ def parse_plan(data: memoryview) -> Plan:
         EngineError: not enough memory to decode what is stored in fewer bytes.
     """
     records, programs, body = parse_header(data)
-    return Plan(load_tensors(records, body), programs)
+    tensors = load_tensors(records, body)
+    if not all(record.mapped for record in records):
+        _forget_pages(data)
+    return Plan(tensors, programs)
+
+
+def _forget_pages(data: memoryview) -> None:
+    """Take what was read to decode it out of the process's memory: it will not be read again. Pages
+    that are needed come back from the file."""
+    if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def parse_header(
@@ -204,10 +215,11 @@ def _step(
         as_int(operand, -len(tensors), len(values) - 1, where)
         if operand >= 0 and operand not in made:
             fail(f"{where} uses value {operand} before it is computed")
-        if operand < 0 and tensors[-1 - operand].dtype == "int8":
+        if operand < 0 and tensors[-1 - operand].dtype in ("int8", "codes"):
             expected = (spec.quantized, spec.scale_axis)
             if (position, tensors[-1 - operand].axis) != expected:
-                fail(f"{where} cannot take that int8 tensor as operand {position}")
+                dtype = tensors[-1 - operand].dtype
+                fail(f"{where} cannot take that tensor of {dtype} as operand {position}")
     output = as_int(record["output"], 0, len(values) - 1, where)
     if output in made or (values[output].slot is None) != spec.view:
         fail(f"{where} has a wrong output")

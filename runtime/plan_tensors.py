@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeformer.runtime.adaptivfloat import AdaptivFloat
 from edgeformer.runtime.plan_checks import (
     ALIGNMENT,
     DTYPES,
@@ -37,15 +38,17 @@ class Tensor:
     """An array that steps use, never written to.
 
     Attributes:
-        array: as in memory; int8 matrices come with a scale, nothing else does. One with a scale
-            for each column may lie in tiles of some columns, (tiles, rows, width).
+        array: as in memory; int8 matrices and tables of codes come with a scale, nothing else does.
+            One with a scale for each column may lie in tiles of some columns, (tiles, rows, width).
         scale: float32, what one unit of each row or column is worth.
         axis: 0 if ``scale`` has one value for each row, 1 for each column.
+        values: float32, what each code is worth, for tables of uint8 codes.
     """
 
     array: Array
     scale: NDArray[np.float32] | None
     axis: int
+    values: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class TensorRecord:
     """What a header says of a tensor.
 
     Attributes:
-        dtype: in memory.
+        dtype: in memory; ``codes`` for uint8 that stand for numbers.
         shape: in memory.
         offset: byte of the body where it starts.
         scale: the tensor with the scale of each channel, None where there is none or where
@@ -77,7 +80,14 @@ class TensorRecord:
     @property
     def loaded_bytes(self) -> int:
         """Bytes in memory."""
-        return self.count * np.dtype(self.dtype).itemsize
+        return self.count * _item_bytes(self.dtype)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the array is a view of the file."""
+        store = self.store
+        as_it_is = store is not None and store.bits == 8 and store.nonzeros is None
+        return store is None or (self.dtype == "codes" and as_it_is)
 
     @property
     def file_bytes(self) -> int:
@@ -118,14 +128,24 @@ def load_tensors(records: tuple[TensorRecord, ...], body: memoryview) -> tuple[T
     for record, (array, scale) in zip(records, loaded, strict=True):
         if record.scale is not None:
             scale = loaded[record.scale][0]
-        tensors.append(Tensor(array, scale, record.axis))
+        tensors.append(Tensor(array, scale, record.axis, _code_values(record)))
     return tuple(tensors)
+
+
+def _item_bytes(dtype: str) -> int:
+    return 1 if dtype == "codes" else np.dtype(dtype).itemsize
+
+
+def _code_values(record: TensorRecord) -> NDArray[np.float32] | None:
+    if record.dtype != "codes" or record.store is None:
+        return None
+    return AdaptivFloat(record.store.bits, record.store.exponent_bits).values
 
 
 def _record(value: Any, body_bytes: int, where: str) -> TensorRecord:
     stored = isinstance(value, dict) and "store" in value
     fields = as_record(value, (*_FIELDS, "store") if stored else _FIELDS, where)
-    dtype = as_word(fields["dtype"], DTYPES, where)
+    dtype = as_word(fields["dtype"], (*DTYPES, "codes") if stored else DTYPES, where)
     shape = tuple(as_int(size, 0, MAX_SIZE, where) for size in as_list(fields["shape"], where))
     if len(shape) > MAX_RANK:
         fail(f"{where} has too many axes")
@@ -133,7 +153,7 @@ def _record(value: Any, body_bytes: int, where: str) -> TensorRecord:
     axis = as_int(fields["axis"], 0, 1, where)
     store = parse_store(fields["store"], dtype, shape, axis, where) if stored else None
     record = TensorRecord(dtype, shape, offset, fields["scale"], axis, store)
-    if math.prod(size or 1 for size in shape) * np.dtype(dtype).itemsize > sys.maxsize:
+    if math.prod(size or 1 for size in shape) * _item_bytes(dtype) > sys.maxsize:
         fail(f"{where} has a shape that is too large")  # an empty one too: no index can count it
     if offset % ALIGNMENT or offset + record.file_bytes > body_bytes:
         fail(f"{where} reaches outside the file")

@@ -3,7 +3,8 @@
 Two ways, alone or together (docs/numpy_plan.md):
 
 1. AdaptivFloat codes of 4 to 8 bits, one after the other, with a range for the whole tensor or for
-   each channel. They become float32, or int8 with a scale for each channel.
+   each channel. Matrices become float32, or int8 with a scale for each column; tables stay codes,
+   a byte each, and only the rows that are looked up become numbers.
 2. A bitmask, one bit for each value, and only what is not zero.
 
 What a file says of them is hostile until ``parse_store`` has compared it with the shape, and
@@ -96,8 +97,8 @@ def parse_store(value: Any, dtype: str, shape: tuple[int, ...], axis: int, where
             fail(f"{where} stores its values in a way that is not known")
         return Store(value["bits"], 0, 0, nonzeros)
     bits = as_int(value["bits"], *BITS, where)
-    tiled = len(shape) == 3 and axis == 1 and dtype == "int8"
-    if exponent_bits >= bits or not (len(shape) == 2 or tiled) or dtype not in ("int8", "float32"):
+    ranks = {(0, "codes"): (2,), (1, "float32"): (2,), (1, "int8"): (2, 3)}.get((axis, dtype), ())
+    if exponent_bits >= bits or len(shape) not in ranks:
         fail(f"{where} cannot be stored as AdaptivFloat")
     ranges = as_int(value["ranges"], 0, count, where)
     if ranges not in (1, math.prod(channels(shape, axis))):
@@ -112,15 +113,15 @@ def decode(
 
     Args:
         store: how it lies in the file, from ``parse_store``.
-        dtype: ``float32`` or ``int8``, what it becomes.
+        dtype: ``float32``, ``int8`` or ``codes``, what it becomes.
         shape: what it becomes; ``data`` has ``store.size_bytes`` of it.
         axis: which one the channels are.
         data: the file from the first part on.
         where: its name in errors.
 
     Returns:
-        the values; and of AdaptivFloat that becomes int8 the scale of each channel, float32, else
-        None.
+        the values, of ``codes`` uint8; and of AdaptivFloat that becomes int8 or stays codes the
+        scale of each channel, float32, else None.
 
     Raises:
         BundleError: a bitmask that counts other than the file says, or a range outside float32.
@@ -151,11 +152,13 @@ def _decode(
     exponents = tops.view(np.int8).astype(np.int32)
     if not ((exponents >= TOPS[0]) & (exponents <= TOPS[1])).all():
         fail(f"{where} has a range outside of float32")
-    by_channel = channels(shape, axis)
-    ranges = exponents.reshape(by_channel if store.ranges > 1 else (1,) * len(shape))
     codes = codes.reshape(shape)
+    if dtype == "codes":
+        return codes, np.ldexp(np.float32(1), np.broadcast_to(exponents, shape[:1]))
+    columns = channels(shape, axis)
+    ranges = exponents.reshape(columns if store.ranges > 1 else (1,) * len(shape))
     if dtype == "int8":
-        return _as_int8(kind, codes, ranges, axis)
+        return _as_int8(kind, codes, ranges)
     return _as_floats(kind, codes, ranges), None
 
 
@@ -199,17 +202,17 @@ def _as_floats(kind: AdaptivFloat, codes: NDArray[np.uint8], ranges: Array) -> F
 
 
 def _as_int8(
-    kind: AdaptivFloat, codes: NDArray[np.uint8], ranges: Array, axis: int
+    kind: AdaptivFloat, codes: NDArray[np.uint8], ranges: Array
 ) -> tuple[NDArray[np.int8], Floats]:
-    """Int8 within +-127 and the scale of each channel, its largest value over 127.
+    """Int8 within +-127 and the scale of each column, its largest value over 127.
 
     In place of the codes where they can be written to: no second copy is made.
     """
     magnitude = np.uint8((1 << (kind.bits - 1)) - 1)
-    over = 1 if codes.ndim == 3 else 1 - axis
-    peaks = np.zeros(channels(codes.shape, axis), np.uint8)
+    rows_axis = codes.ndim - 2
+    peaks = np.zeros(channels(codes.shape, 1), np.uint8)
     for rows in _strips(codes):
-        highest = (codes[rows] & magnitude).max(axis=over, keepdims=True, initial=0)
+        highest = (codes[rows] & magnitude).max(axis=rows_axis, keepdims=True, initial=0)
         place = _of(peaks, rows)
         np.maximum(place, highest, out=place)
     largest = kind.values[peaks]  # where the largest exponent is 0

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)

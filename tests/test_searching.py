@@ -1,6 +1,7 @@
 """A search to a budget with real bundles of tiny models: what is written, what is said, and that
 nothing else stays. Times are made up where a choice hangs on them."""
 
+import itertools
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from edgeformer import compress, search
 from edgeformer.errors import DataError, EngineError, ModelError, UsageError
 from edgeformer.evaluation import evaluate
 from edgeformer.models.checkpoint import load_checkpoint
+from edgeformer.remote.board import connect
 from edgeformer.report.schema import Report
 from edgeformer.runtime import load
 from edgeformer.runtime.bundle import open_bundle
@@ -30,9 +32,11 @@ from edgeformer.search_request import Request
 from edgeformer.search_trials import Budget
 from edgeformer.searching import SearchReport
 from tests.command_line import Edgeformer, is_error, process_result, start
-from tests.labelled_bundles import checkpoint
+from tests.labelled_bundles import TEXTS, checkpoint
 from tests.reports import result, small_report
+from tests.ssh_server import running
 from tests.test_evaluation import sentiment
+from tests.tiny_bundles import bundle as tiny_bundle
 from tests.tiny_bundles import texts_file
 from tests.tiny_models import tiny_bert_folder
 from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file
@@ -101,6 +105,7 @@ def test_the_bundle_that_holds_the_budget_says_how_it_was_chosen(tmp_path: Path)
     with load(output) as model:
         manifest = model.manifest
     assert [variant.id for variant in manifest.variants] == ["numpy-fp32"]
+    assert b'"chosen"' not in (tiny_bundle() / "manifest.json").read_bytes()  # no search, no field
     assert manifest.chosen.startswith("numpy-fp32, the first candidate within --max-drop 0.5 and")
     assert manifest.chosen in out
     assert manifest.chosen in (output / "README.md").read_text(encoding="utf-8")
@@ -178,6 +183,26 @@ def test_a_drop_alone_takes_the_fastest_and_replaces_what_was_there(
 def taken(found: SearchReport) -> str:
     assert found.chosen is not None
     return found.trials[found.chosen].candidate.name
+
+
+def test_an_embedding_model_is_judged_by_pairs_with_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its drop is in hundredths of Spearman's correlation; nothing there is right or wrong."""
+    take_times(monkeypatch, lambda variant, size: 1.0)
+    rows = [
+        {"text1": a, "text2": b, "score": (i * i) % 7}
+        for i, (a, b) in enumerate(itertools.pairwise(TEXTS))
+    ]
+    data = rows_file(tmp_path / "pairs.jsonl", *rows)
+    found = search(
+        checkpoint("embedding"),
+        **options(tmp_path / "o.edge", max_drop=1.0, max_latency_ms=5.0, data=data),
+    )
+    (trial,) = found.trials
+    assert (found.metric, trial.p_value) == ("spearman", None)
+    assert trial.drop == pytest.approx(0.0, abs=0.1)
+    assert trial.interval and trial.interval.low <= (trial.drop or 0.0) <= trial.interval.high
 
 
 # ---- mixed precision and smaller models
@@ -333,6 +358,20 @@ def test_a_board_is_measured_over_ssh(
     assert seen == ["pi@board", "0.edge", "closed"]
     assert "p50 7.00 ms on Cortex-A72 of pi4 (pi@board)" in out
     assert "they say nothing of that device" not in out  # a Pi was asked about a Pi
+
+
+@pytest.mark.slow
+def test_a_search_over_a_real_ssh_leaves_nothing_on_the_board(tmp_path: Path) -> None:
+    """sshd on loopback, and a Python with NumPy only behind it."""
+    (tmp_path / "sshd").mkdir()
+    with running(tmp_path / "sshd") as server:
+        with connect("board", config=server.config, python=str(server.python)) as board:
+            given = options(tmp_path / "o.edge", max_latency_ms=1000.0)
+            found = search(checkpoint(), **given, measure=board.benchmark)
+        assert server.is_clean()
+    assert taken(found) == "numpy-fp32"
+    assert "(board)" in found.machine
+    assert names(tmp_path) == ["o.edge", "sshd"]
 
 
 # ---- what is refused

@@ -5,6 +5,7 @@ NumPy that is too old, and a link that goes silent (a proxy that stops forwardin
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from edgeformer.evaluation import evaluate
 from edgeformer.remote.board import Board, connect
 from edgeformer.report.files import read_report
 from edgeformer.runtime.bundle import open_bundle
+from edgeformer.runtime.manifest import FileRecord
 from edgeformer.runtime.manifest_json import dump_manifest
 from edgeformer.runtime.tuned import table_path
 from tests import labelled_bundles, tiny_bundles
@@ -92,13 +94,15 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 def test_the_command_writes_a_report_here_that_says_whose_figures_it_holds(
     server: Server, edgeformer: Edgeformer, tmp_path: Path
 ) -> None:
-    bundle, file = tiny_bundles.bundle(), tmp_path / "report.json"
-    settings = ("--iterations", 3, "--tokens", "8,16", "--report", file, "--progress")
-    code, out, err = edgeformer("benchmark", bundle, *settings, *options(server))
+    bundle, file, page = tiny_bundles.bundle(), tmp_path / "report.json", tmp_path / "report.md"
+    settings = ("--iterations", 3, "--tokens", "8,16", "--progress")
+    files = ("--report", file, "--report", page)
+    code, out, err = edgeformer("benchmark", bundle, *settings, *files, *options(server))
     assert (code, server.is_clean()) == (0, True)
     report = read_report(file)
     assert report.host == f"{socket.gethostname()} (board)"
     assert report.host in out
+    assert "(board" in page.read_text()
     assert [(r.tokens, len(r.samples_ms)) for r in report.results] == [(8, 3), (16, 3)]
     assert report.bundle.path == str(bundle)
     assert "onnx" not in report.versions  # the board's, which has numpy only
@@ -203,18 +207,20 @@ def test_an_error_of_the_board_has_its_class_and_the_names_of_this_side(
     with pytest.raises(UsageError, match="no engine or variant 'tflite'"):
         board.benchmark(bundle, engines=("tflite",))
     broken = copied(tiny_bundles.bundle(), tmp_path)
-    (broken / "manifest.json").write_text("{")
-    with pytest.raises(BundleError, match="on board"):
+    next(broken.glob("numpy-*/*")).write_bytes(b"")
+    with pytest.raises(BundleError, match=f"on board: .*{broken.name}|on board: numpy-int8"):
         board.benchmark(broken)
     # and the connection still serves
     assert board.benchmark(tiny_bundles.bundle(), iterations=3, tokens=8).measured
 
 
 def test_what_cannot_be_sent_is_refused_before_it_runs(board: Board, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no file or folder"):
+    with pytest.raises(UsageError, match=r"none\.edge"):
         board.benchmark(tmp_path / "none.edge")
     with pytest.raises(UsageError, match="needs PyTorch"):
         board.evaluate(tiny_bundles.checkpoint(), tmp_path / "none.tsv")
+    with pytest.raises(UsageError, match=r"no file .*none\.tsv"):
+        board.evaluate(tiny_bundles.bundle(), tmp_path / "none.tsv")
 
 
 def test_a_worker_that_is_killed_is_an_error_that_says_so(
@@ -260,7 +266,7 @@ def test_a_key_that_opens_nothing_is_named(server: Server) -> None:
     other = server.client("wrong-key", IdentityFile=str(server.folder / "host_key"))
     error = refused(server, config=other)
     assert error.message == "board does not let us in: no key that it accepts"
-    assert "ssh-copy-id board" in error.hint
+    assert f"ssh-copy-id -F {other} board" in error.hint
 
 
 def test_a_host_key_that_is_unknown_or_another_is_never_asked_about(server: Server) -> None:
@@ -273,6 +279,7 @@ def test_a_host_key_that_is_unknown_or_another_is_never_asked_about(server: Serv
     changed.write_text(f"[127.0.0.1]:{server.port} {kind} {key}\n")
     error = refused(server, config=server.client("other-key", UserKnownHostsFile=str(changed)))
     assert "another host key than the one that is known" in error.message
+    assert f'-R "[127.0.0.1]:{server.port}"' in error.hint.replace("'", '"')
 
 
 def test_a_board_without_python_is_named(server: Server) -> None:
@@ -351,17 +358,22 @@ def small_disk(server: Server, tmp_path: Path) -> Iterator[str]:
     yield str(python)
 
 
-def large(tmp_path: Path) -> Path:
+def large(tmp_path: Path, size: int) -> Path:
+    """A bundle with one file more, of ``size`` bytes."""
     bundle = copied(tiny_bundles.bundle(), tmp_path)
-    (bundle / "README.md").write_bytes(bytes(1_500_000))
+    (bundle / "large").write_bytes(bytes(size))
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    record = FileRecord(size, hashlib.sha256(bytes(size)).hexdigest())
+    changed = replace(manifest, files={**manifest.files, "large": record})
+    (bundle / "manifest.json").write_bytes(dump_manifest(changed))
     return bundle
 
 
 def test_a_bundle_that_does_not_fit_is_not_sent(
     server: Server, small_disk: str, tmp_path: Path
 ) -> None:
-    bundle = copied(tiny_bundles.bundle(), tmp_path)
-    (bundle / "README.md").write_bytes(bytes(3_000_000))
+    bundle = large(tmp_path, 3_000_000)
     with pytest.raises(RemoteError, match=r"MB free in .* must be copied there") as caught:  # noqa: SIM117
         with call(server, python=small_disk) as board:
             board.benchmark(bundle)
@@ -375,7 +387,7 @@ def test_a_disk_that_is_full_in_the_middle_is_named(
     """It fits by what the board said at first, but the package has taken its part since."""
     with pytest.raises(RemoteError, match="the disk of board is full") as caught:  # noqa: SIM117
         with call(server, python=small_disk) as board:
-            board.benchmark(large(tmp_path))
+            board.benchmark(large(tmp_path, 1_500_000))
     assert "--ssh-folder" in caught.value.hint
     assert server.is_clean()
 
@@ -386,9 +398,10 @@ def test_a_disk_that_is_full_in_the_middle_is_named(
 def test_ctrl_c_leaves_nothing_on_either_side(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     settings = ("--iterations", 1000000, "--tokens", 8, "--progress", "--report", file)
-    process = start("benchmark", tiny_bundles.bundle(), *settings, *options(server))
+    words = (*settings, *options(server))
+    process = start("benchmark", tiny_bundles.bundle(), *words, process_group=0)
     assert soon(lambda: bool(_running(server, b"edgeformer.benchmark_worker")))
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ssh must not die of it first
     code, out, err = process_result(process)
     assert (code, out) == (130, "")
     assert err.endswith("interrupted\n")

@@ -20,10 +20,11 @@ from edgeformer.converters.plan.storage import StoredForm, adaptivfloat_form, sp
 from edgeformer.converters.plan.write import quantize, write_plan
 from edgeformer.converters.prepared import PreparedModel
 from edgeformer.device_profiles.profile import Storage, load_profile
-from edgeformer.errors import BundleError, EdgeFormerError, EngineError, UsageError
+from edgeformer.errors import BundleError, EdgeFormerError, EngineError, InputError, UsageError
 from edgeformer.runtime import stored
 from edgeformer.runtime.adaptivfloat import AdaptivFloat
 from edgeformer.runtime.engines.numpy_engine import open_engine
+from edgeformer.runtime.kernels import embedding
 from edgeformer.runtime.plan import MAGIC, parse_header, parse_plan
 from edgeformer.runtime.stored import decode, parse_store
 from tests.plan_models import (
@@ -63,27 +64,45 @@ def load_form(
 
 @pytest.mark.parametrize("name", ["adaptivfloat8e3", "adaptivfloat7e2", "adaptivfloat5e3"])
 @pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("zeros", [0.0, 0.7])
 def test_adaptivfloat_is_decoded_to_what_it_stores(
-    name: str, per_channel: bool, axis: int, zeros: float
+    name: str, per_channel: bool, zeros: float
 ) -> None:
     kind, array = adaptivfloat(name), weights(zeros=zeros)
-    codes, tops = encode(array, kind, axis if per_channel else None)
-    ranges = tops.reshape((-1, 1) if axis == 0 else (1, -1))
-    expected = np.ldexp(kind.values[codes], ranges.astype(np.int32))
-    form = adaptivfloat_form(array, kind, axis, per_channel=per_channel, sparse=True)
+    codes, tops = encode(array, kind, 1 if per_channel else None)
+    expected = np.ldexp(kind.values[codes], tops.astype(np.int32))
+    form = adaptivfloat_form(array, kind, 1, per_channel=per_channel, sparse=True)
     assert form.store.nonzeros is not None or not zeros
-    got, none = load_form(form, "float32", array.shape, axis)
+    got, none = load_form(form, "float32", array.shape, 1)
     assert none is None
     assert got.dtype == np.float32 and (got == expected).all()
 
-    levels, scale = load_form(form, "int8", array.shape, axis)
-    wanted, scales = quantize(expected, axis)
+    levels, scale = load_form(form, "int8", array.shape, 1)
+    wanted, scales = quantize(expected, 1)
     assert scale is not None
     np.testing.assert_allclose(scale, scales, rtol=1e-6)
     assert np.abs(levels.astype(int) - wanted).max() <= 1  # a half step may round either way
     assert (levels != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["adaptivfloat8e3", "adaptivfloat5e3"])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("zeros", [0.0, 0.7])
+def test_rows_of_a_table_are_looked_up_in_its_codes(
+    name: str, per_channel: bool, zeros: float
+) -> None:
+    kind, array = adaptivfloat(name), weights(zeros=zeros).T.copy()
+    codes, tops = encode(array, kind, 0 if per_channel else None)
+    expected = np.ldexp(kind.values[codes], tops.astype(np.int32)[:, None])
+    form = adaptivfloat_form(array, kind, 0, per_channel=per_channel, sparse=True)
+    table, scale = load_form(form, "codes", array.shape, 0)
+    assert table.dtype == np.uint8 and scale is not None
+    ids = np.array([[3, 0, 3], [69, 1, 2]])
+    out = np.full((2, 3, 90), np.nan, np.float32)
+    embedding(table, ids, out, scale=scale, values=kind.values)
+    assert (out == expected[ids]).all()
+    with pytest.raises(InputError, match="70 rows"):
+        embedding(table, ids + 1, out, scale=scale, values=kind.values)
 
 
 def test_tiles_are_decoded_as_columns_are() -> None:
@@ -183,6 +202,7 @@ def test_a_plan_in_adaptivfloat_answers_nearly_the_same(
     assert not (answer == exact).all()
     tensors = parse_plan(memoryview((tmp_path / "model.plan").read_bytes())).tensors
     assert any(t.array.dtype == np.int8 for t in tensors) == (decoded == "int8")
+    assert sum(t.values is not None for t in tensors) == 3  # words, places, types: codes
     assert any(t.array.ndim == 3 for t in tensors) == (decoded == "int8" and width == 8)
 
 
@@ -292,6 +312,8 @@ def change_tensor(**changes: Any) -> Callable[[Any, Any], None]:
         (change_tensor(store=None), "must say of its store"),
         (change_tensor(scale=0), "int8 must have a scale"),
         (change_tensor(dtype="int64"), "AdaptivFloat"),
+        (change_tensor(dtype="codes"), "AdaptivFloat"),
+        (change_tensor(dtype="codes", axis=0), "one range, or|cannot take"),
         (change_tensor(dtype="bool"), "AdaptivFloat"),
         (change_tensor(shape=[10**9, 10**9]), "one range, or one for each|outside|too large"),
         (change_tensor(shape=[0, 8]), "empty"),
@@ -305,7 +327,8 @@ def test_headers_that_lie_are_refused(
     good: SimpleNamespace, change: Callable[[Any, Any], None], message: str
 ) -> None:
     header = json.loads(json.dumps(good.header))
-    change(header["tensors"][good.masked[0]], header)
+    matrix = next(k for k in good.masked if header["tensors"][k]["dtype"] == "int8")
+    change(header["tensors"][matrix], header)
     with pytest.raises(BundleError, match=message):
         attempt(good, packed(header, good.body))
 
@@ -327,6 +350,14 @@ def test_a_range_outside_of_float32_is_refused(good: SimpleNamespace) -> None:
     body[good.header["tensors"][good.stored[0]]["offset"]] = 0x80  # -128
     with pytest.raises(BundleError, match="outside of float32"):
         attempt(good, packed(good.header, bytes(body)))
+
+
+def test_codes_without_a_store_are_refused(good: SimpleNamespace) -> None:
+    header = json.loads(json.dumps(good.header))
+    table = next(t for t in header["tensors"] if t["dtype"] == "codes")
+    del table["store"]
+    with pytest.raises(BundleError, match="'codes', which is not known"):
+        attempt(good, packed(header, good.body))
 
 
 def test_one_part_cannot_be_decoded_without_bound(good: SimpleNamespace) -> None:

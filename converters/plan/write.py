@@ -5,7 +5,7 @@ table of more than ``_SMALL_TABLE`` values one per row, symmetric around zero. S
 position table, as a rule), biases and norms stay float32: they save little and reach every token.
 
 The profile's ``storage`` may put AdaptivFloat in the place of int8, in the file: then small tables
-have eight bits, and become float32 when they are loaded. Weights that are mostly zero are stored
+have eight bits, and no table is ever decoded as a whole. Weights that are mostly zero are stored
 with a bitmask.
 
 The int8 weights of linear layers may be laid out in tiles of some columns: the docstring of
@@ -132,7 +132,8 @@ class _Store:
         key = (*_content(array), f"adaptivfloat {axis} {small}")
         if key not in self._known:
             kind = AdaptivFloat(8, 3) if small else adaptivfloat(storage.weights)
-            dtype = "float32" if small or storage.decoded == "fp32" else "int8"
+            dtype = "float32" if storage.decoded == "fp32" else "int8"
+            dtype = "codes" if axis == 0 else dtype  # tables are looked up by row
             width = self._tile_width if dtype == "int8" and self._tiles(array, axis) else 0
             form = adaptivfloat_form(
                 array,

@@ -30,9 +30,11 @@ def read_report(data: Any) -> "Report":
 def read_evaluation(data: Any) -> "EvaluationReport":
     """The report of an evaluation."""
     from edgeformer.evaluation import EvaluationReport
+    from edgeformer.evaluation_exits import ExitFigures
     from edgeformer.evaluation_scores import ClassScore, Metric, Paired
 
-    names = {"Metric": Metric, "ClassScore": ClassScore, "Paired": Paired}
+    names: dict[str, Any] = {"Metric": Metric, "ClassScore": ClassScore, "Paired": Paired}
+    names["ExitFigures"] = ExitFigures
     return typing.cast(EvaluationReport, _record(EvaluationReport, data, names, {}))
 
 

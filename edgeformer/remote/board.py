@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeformer.errors import UsageError
 from edgeformer.remote import answers
 from edgeformer.remote.connection import Connection, Facts, Tell, call, names_of_here
+from edgeformer.remote.package import check_bundle, check_file
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking import Counts
@@ -105,13 +105,15 @@ class Board:
         Raises:
             RemoteError: the link dropped, or the board is full; and what ``benchmark`` raises.
         """
-        names = {"path": Path(path)}
+        check_bundle(Path(path))
         settings = {
             **{"engines": list(engines), "text": text, "tokens": tokens, "batch": batch},
             **{"iterations": iterations, "rounds": rounds, "threads": threads},
             "per_layer": per_layer,
         }
-        report = answers.read_report(self._ask("benchmark", names, settings, progress))
+        report = answers.read_report(
+            self._ask("benchmark", {"path": Path(path)}, settings, progress)
+        )
         facts = replace(report.bundle, path=os.fspath(path))
         return replace(report, bundle=facts, host=self.name)
 
@@ -127,6 +129,7 @@ class Board:
         labels_map: Mapping[str, str] | None = None,
         minimums: Mapping[str, float] | None = None,
         on_long: str = "",
+        exit: str | None = None,
         save_predictions: StrPath | None = None,
         force: bool = False,
         progress: Tell | None = None,
@@ -141,12 +144,15 @@ class Board:
 
         if save_predictions is not None:
             check_writable(Path(save_predictions), force)
+        check_bundle(Path(model))
+        check_file(Path(data))
         names = {"model": Path(model), "data": Path(data)}
         if against is not None and Path(against).exists():
             names["against"] = Path(against)
-        _no_checkpoint(names)
+            if Path(against).suffix.lower() != ".jsonl":  # else predictions
+                check_bundle(Path(against))
         settings = {
-            **{"engine": engine, "threads": threads, "on_long": on_long},
+            **{"engine": engine, "threads": threads, "on_long": on_long, "exit": exit},
             **({} if "against" in names else {"against": against}),
             "columns": _column_names(columns),
             **{"labels_map": dict(labels_map or {}), "minimums": dict(minimums or {})},
@@ -184,6 +190,7 @@ class Board:
 
         target = table_path(path) if output is None else Path(output)
         check_target(target, output is not None)
+        check_bundle(Path(path))
         settings = {"threads": threads, "force": force, "seconds": seconds or DEFAULT_SECONDS}
         answer = self._ask("tune", {"path": Path(path)}, settings, progress)
         tuning = answers.read_tuning(answer["tuning"], target)
@@ -199,18 +206,6 @@ class Board:
         self, verb: str, names: Mapping[str, Path], settings: Mapping[str, Any], tell: Tell | None
     ) -> Any:
         return self._connection.ask(verb, names, settings, tell or (lambda what: None))
-
-
-def _no_checkpoint(names: dict[str, Path]) -> None:
-    from edgeformer.evaluation_models import is_checkpoint
-
-    for key in ("model", "against"):
-        if key in names and is_checkpoint(names[key]):
-            raise UsageError(
-                f"{names[key]} is a checkpoint: it needs PyTorch, so it is evaluated here",
-                hint="save its predictions here (--save-predictions FILE.jsonl), and give --against"
-                " that file",
-            )
 
 
 def _column_names(columns: "Columns | None") -> dict[str, str]:

@@ -8,14 +8,14 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeformer.errors import UsageError
 from edgeformer.remote import failures
 from edgeformer.remote.link import Link
-from edgeformer.remote.package import Parcel, package_files, parcel, tree_files
+from edgeformer.remote.package import Parcel, package_files, parcel, sent_files
 from edgeformer.remote.target import Target, check_python, command, parse_target
 
 Tell = Callable[[str], None]
@@ -50,15 +50,14 @@ def call(
     tell: Tell,
 ) -> "Connection":
     """Call a board, see whether it will do, and send it what runs there; see ``board.connect``."""
-    where = parse_target(target)
     check_python(python)
     if config is not None and not Path(config).is_file():
         raise UsageError(f"no file {os.fspath(config)!r}", hint="--ssh-config takes ssh's config")
+    where = replace(parse_target(target), config=None if config is None else os.fspath(config))
     ssh = shutil.which("ssh")
     if ssh is None:
         raise failures.no_client()
-    file = None if config is None else os.fspath(config)
-    words = command(where, python, file, folder, silence_seconds)
+    words = command(where, python, folder, silence_seconds)
     tell(f"calling {where}")
     link = Link([ssh, *words], silence_seconds)
     try:
@@ -123,13 +122,13 @@ class Connection:
             tell: called with what is being done.
 
         Raises:
-            UsageError: a file that does not exist.
             RemoteError: the link dropped, the board is full, or what ran there died.
             EdgeFormerError: what the verb raised there.
         """
         files = parcel(_request_files(names))
         if files.total_bytes:
             tell(f"copying {files.total_bytes / 1e6:.1f} MB to {self.target}")
+        self._order({"drop": "work"})  # what a request that failed has left
         self._send(files)
         there = {key: place(names, key) for key in names}
         self._order({"run": {"verb": verb, "arguments": {**settings, **there}}})
@@ -168,7 +167,7 @@ class Connection:
             raise failures.dropped(self.target, self._link.said)
         if "answer" in outcome:
             return outcome["answer"]
-        if "errno" in outcome:
+        if outcome.get("errno") in failures.FULL:
             number, words = outcome["errno"], outcome["failure"]
             raise failures.broken(self.target, self.facts.folder, number, words)
         if "failure" in outcome:
@@ -198,8 +197,8 @@ def _request_files(names: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """The files of a request, with the table that ``tune`` left beside the model to evaluate."""
     from edgeformer.runtime.tuned import table_path
 
-    found = [tree_files(path, f"work/{key}") for key, path in names.items()]
+    found = [sent_files(path, f"work/{key}") for key, path in names.items()]
     table = table_path(names["model"]) if "model" in names else None
     if table is not None and table.is_file():
-        found.append(tree_files(table, "work/model"))
+        found.append(sent_files(table, "work/model"))
     return itertools.chain.from_iterable(found)

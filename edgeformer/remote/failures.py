@@ -1,6 +1,7 @@
 """Why a call failed, in words: pure functions from what ssh and the board said to an error."""
 
 import errno
+import re
 from typing import Any
 
 from edgeformer import errors
@@ -8,6 +9,7 @@ from edgeformer.errors import EdgeFormerError, RemoteError, UsageError
 from edgeformer.remote.target import Target
 
 OLDEST_NUMPY = (1, 24)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, a quota
 _LINES = 3
 _SSH_FAILED, _NOT_FOUND = 255, (126, 127)
 
@@ -31,7 +33,7 @@ def not_connected(target: Target, python: str, status: int, said: str) -> EdgeFo
     """
     if status < 0:  # we lost patience
         return RemoteError(
-            f"{target} does not answer", hint=f"see whether this does: ssh {_words(target)} true"
+            f"{target} does not answer", hint=f"see whether this does: ssh {target.typed} true"
         )
     if status == _SSH_FAILED:
         return _ssh_failed(target, said)
@@ -42,30 +44,31 @@ def not_connected(target: Target, python: str, status: int, said: str) -> EdgeFo
         )
     return RemoteError(
         f"{target} answered, but not as Python does (status {status})" + _tail(said),
-        hint=f"see what this prints: ssh {_words(target)} {python} --version",
+        hint=f"see what this prints: ssh {target.typed} {python} --version",
     )
 
 
 def _ssh_failed(target: Target, said: str) -> EdgeFormerError:
     """ssh's own failures, by what it says of them; the first that fits."""
     host = target.login.rpartition("@")[2]
-    lookup = f"[{host}]:{target.port}" if target.port not in (None, 22) else host
+    offered = re.search(r"ssh-keygen -f .* -R .*", said)  # Debian's ssh prints it
+    removal = offered[0].strip() if offered else f"ssh-keygen -R {host}"
     known: tuple[tuple[str, str, str], ...] = (
         (
             "HOST IDENTIFICATION HAS CHANGED",
             f"{target} shows another host key than the one that is known: it was set up anew, or"
             " somebody else answers",
-            f"if you know why: ssh-keygen -R '{lookup}', then ssh {_words(target)} once",
+            f"if you know why: {removal}, then ssh {target.typed} once",
         ),
         (
             "Host key verification failed",
             f"the host key of {target} is not known here, and nobody is asked",
-            f"ssh {_words(target)} once, and compare the key that it shows",
+            f"ssh {target.typed} once, and compare the key that it shows",
         ),
         (
             "Permission denied",
             f"{target} does not let us in: no key that it accepts",
-            f"ssh-copy-id {_words(target)}; a password is never asked for (BatchMode)",
+            f"ssh-copy-id {target.typed}; a password is never asked for (BatchMode)",
         ),
         (
             "Could not resolve hostname",
@@ -75,7 +78,7 @@ def _ssh_failed(target: Target, said: str) -> EdgeFormerError:
         (
             "onfig",
             f"ssh does not take its configuration{_tail(said)}",
-            f"see what this prints: ssh {_words(target)} true",
+            f"see what this prints: ssh {target.typed} true",
         ),
     )
     for sign, message, hint in known:
@@ -83,7 +86,7 @@ def _ssh_failed(target: Target, said: str) -> EdgeFormerError:
             return RemoteError(message, hint=hint)
     return RemoteError(
         f"{target} cannot be reached{_tail(said)}",
-        hint=f"is it on, and does it run an ssh server? Try: ssh {_words(target)} true",
+        hint=f"is it on, and does it run an ssh server? Try: ssh {target.typed} true",
     )
 
 
@@ -129,7 +132,7 @@ def died(target: Target, status: int, said: str) -> RemoteError:
 
 def broken(target: Target, folder: str, number: int | None, words: str) -> RemoteError:
     """A file or folder of the board could not be written."""
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in FULL:
         return RemoteError(f"the disk of {target} is full ({folder})", hint=_ELSEWHERE)
     return RemoteError(f"{target} cannot write its folder ({folder}): {words}", hint=_ELSEWHERE)
 
@@ -152,11 +155,6 @@ def as_there(kind: str, message: str, hint: str) -> EdgeFormerError:
     is_ours = isinstance(found, type) and issubclass(found, EdgeFormerError)
     error: EdgeFormerError = (found if is_ours else RemoteError)(message, hint=hint)
     return error
-
-
-def _words(target: Target) -> str:
-    """The target as one types it after `ssh`."""
-    return target.login if target.port is None else f"-p {target.port} {target.login}"
 
 
 def _tail(said: str) -> str:

@@ -4,7 +4,6 @@ The same files that `pip install edgeformer` would put there, less the command l
 the converters and the trainer.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,19 +61,43 @@ def package_files() -> Iterator[tuple[str, Path]]:
         yield f"code/edgeformer/{name}", ROOT / name
 
 
-def tree_files(path: Path, where: str) -> Iterator[tuple[str, Path]]:
-    """A file, or every file of a folder, under ``where``; links are not followed.
+def check_file(path: Path) -> None:
+    """Raises UsageError unless there is a file of that name."""
+    if not path.is_file():
+        raise UsageError(f"no file {str(path)!r}", hint="check the path")
+
+
+def check_bundle(path: Path) -> None:
+    """Refuse here what no board could run.
 
     Raises:
-        UsageError: there is nothing of that name.
+        UsageError: nothing of that name, or a checkpoint, which needs PyTorch.
+        BundleError: not a bundle, or a damaged manifest.
     """
-    if path.is_file():
-        yield f"{where}/{path.name}", path
-        return
-    if not path.is_dir():
-        raise UsageError(f"no file or folder {str(path)!r}", hint="check the path")
+    from edgeformer.evaluation_models import is_checkpoint
+    from edgeformer.runtime.bundle import open_bundle
+
+    if is_checkpoint(path):
+        raise UsageError(
+            f"{path} is a checkpoint: it needs PyTorch, which no board has",
+            hint="evaluate it here with --save-predictions FILE.jsonl, and name that --against",
+        )
+    open_bundle(path).close()
+
+
+def sent_files(path: Path, where: str) -> Iterator[tuple[str, Path]]:
+    """A file, or of a bundle's folder the manifest and what it lists, under ``where``.
+
+    What is missing is left out: the board says so as it would of its own.
+    """
+    from edgeformer.runtime.bundle import MANIFEST, open_bundle
+
     name = path.resolve().name
-    for folder, _, names in os.walk(path):
-        for file in sorted(Path(folder) / n for n in names):
-            if file.is_file() and not file.is_symlink():
-                yield f"{where}/{name}/{file.relative_to(path).as_posix()}", file
+    if path.is_file():
+        yield f"{where}/{name}", path
+        return
+    with open_bundle(path) as bundle:
+        names = (MANIFEST, *bundle.manifest.files)
+    for file in names:
+        if (path / file).is_file():
+            yield f"{where}/{name}/{file}", path / file

@@ -1,7 +1,7 @@
 """Whom to call, and the words of the call: pure functions.
 
     target = parse_target("pi@raspberrypi.local:2222")
-    command(target, python="python3", config=None, folder=None, silence_seconds=30)
+    command(target, python="python3", folder=None, silence_seconds=30)
 
 One `ssh` carries everything: no scp, no second login, no control socket that could stay behind, and
 the end of its stdin is what tells the board that we have gone. All that the user's own
@@ -12,6 +12,7 @@ is open already is used).
 
 import base64
 import re
+import shlex
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,26 @@ class Target:
     Attributes:
         login: ``host`` or ``user@host``, as ssh takes it; an alias of the configuration too.
         port: None for what the configuration says.
+        config: file that ssh reads instead of ~/.ssh/config; None for that one.
     """
 
     login: str
     port: int | None = None
+    config: str | None = None
 
     def __str__(self) -> str:
         return self.login if self.port is None else f"{self.login}:{self.port}"
+
+    @property
+    def typed(self) -> str:
+        """As one types it after `ssh`."""
+        return shlex.join([*self.options, self.login])
+
+    @property
+    def options(self) -> list[str]:
+        """Of `ssh`, for configuration and port."""
+        config = ["-F", self.config] if self.config is not None else []
+        return [*config, *(["-p", str(self.port)] if self.port is not None else [])]
 
 
 def parse_target(text: str) -> Target:
@@ -79,15 +93,12 @@ def check_python(python: str) -> None:
         )
 
 
-def command(
-    target: Target, python: str, config: str | None, folder: str | None, silence_seconds: float
-) -> list[str]:
+def command(target: Target, python: str, folder: str | None, silence_seconds: float) -> list[str]:
     """The arguments of `ssh`, the first of them left out.
 
     Args:
         target: whom to call.
         python: on the board.
-        config: file instead of ~/.ssh/config; None for ssh's own choice.
         folder: on the board, where the temporary folder is made; None for its system's choice.
         silence_seconds: after so long a silence each end takes the link for dead.
     """
@@ -97,10 +108,9 @@ def command(
         *(f"ServerAliveCountMax={_ALIVE_COUNT}", "ControlMaster=no", "RemoteCommand=none"),
     ]
     return [
-        *(["-F", config] if config is not None else []),
+        *target.options,
         *(word for option in options for word in ("-o", option)),
         *("-T", "-a", "-x"),
-        *(["-p", str(target.port)] if target.port is not None else []),
         *("--", target.login, far_command(python, folder, silence_seconds)),
     ]
 

@@ -70,7 +70,7 @@ def main() -> None:
         kind = type(error).__name__
         say({"failure": error.message, "hint": error.hint, "kind": kind})
     except OSError as error:  # above all, a disk that is full
-        say({"failure": str(error), "hint": "", "kind": "", "errno": error.errno})
+        say({"failure": str(error), "hint": "", "kind": "RemoteError", "errno": error.errno})
     else:
         say({"answer": answer})
 

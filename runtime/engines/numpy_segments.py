@@ -4,7 +4,7 @@ Texts that leave are taken out of the rows: what is left lies one after the othe
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,18 @@ class Packed:
     """Rows of texts that lie one after the other.
 
     Attributes:
-        hidden: (tokens, hidden).
         columns: (tokens,), place of each token in its text.
         offsets: intp (texts + 1,).
+        geometry: of ``geometry``.
+        sizes: of ``packed_sizes``.
+        hidden: (tokens, hidden); None before the first segment.
     """
 
-    hidden: Array
     columns: Array
     offsets: NDArray[np.intp]
+    geometry: dict[str, Array]
+    sizes: dict[str, int]
+    hidden: Array | None = None
 
 
 class NumpySegments:
@@ -49,24 +53,22 @@ class NumpySegments:
 
         def step(segment: int, before: Packed | None) -> tuple[Packed | None, Array]:
             entry = self._segments[segment - 1]
+            state = _packed(token_columns(batch), batch.offsets) if before is None else before
             if before is None:
-                columns, offsets = token_columns(batch), batch.offsets
-                inputs = packed_tokens(entry, batch, columns)
+                tokens = packed_tokens(entry, batch, state.columns)
             else:
-                columns, offsets = before.columns, before.offsets
-                inputs = {"hidden": before.hidden}
-            inputs |= geometry(offsets, columns)
-            outputs = self._run(entry, packed_sizes(offsets, columns), inputs)
+                tokens = {"hidden": _hidden(before)}
+            outputs = self._run(entry, state.sizes, state.geometry | tokens)
             if "hidden" not in outputs:
                 return None, outputs["logits"]
-            return Packed(outputs["hidden"], columns, offsets), outputs["logits"]
+            return replace(state, hidden=outputs["hidden"]), outputs["logits"]
 
         def keep(state: Packed, kept: Bools) -> Packed:
             lengths = np.diff(state.offsets)
             rows = np.repeat(kept, lengths)
             offsets = np.zeros(int(kept.sum()) + 1, np.intp)
             np.cumsum(lengths[kept], out=offsets[1:])
-            return Packed(state.hidden[rows], state.columns[rows], offsets)
+            return replace(_packed(state.columns[rows], offsets), hidden=_hidden(state)[rows])
 
         return Chain(step, keep)
 
@@ -84,6 +86,15 @@ class NumpySegments:
             return outputs.get("hidden"), outputs["logits"]
 
         return Chain(step, lambda hidden, kept: hidden[kept])
+
+
+def _hidden(state: Packed) -> Array:
+    assert state.hidden is not None  # after the first segment
+    return state.hidden
+
+
+def _packed(columns: Array, offsets: NDArray[np.intp]) -> Packed:
+    return Packed(columns, offsets, geometry(offsets, columns), packed_sizes(offsets, columns))
 
 
 def token_columns(batch: RaggedBatch) -> Array:

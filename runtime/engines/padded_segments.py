@@ -4,7 +4,7 @@ Texts that leave are taken out of the rows, and the columns end with the longest
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Padded:
-    """``hidden`` (texts, sequence, hidden), and the tokens of each text, intp (texts,)."""
+    """``hidden`` float32 (texts, sequence, hidden), and ``mask`` int64 (texts, sequence)."""
 
     hidden: NDArray[Any]
-    lengths: NDArray[np.intp]
+    mask: NDArray[np.int64]
+
+
+_NOTHING = np.zeros((0, 0, 0), np.float32)
 
 
 def padded_chain(
@@ -37,22 +40,26 @@ def padded_chain(
         run: (program, one array for each of its inputs) -> its outputs.
     """
 
+    segments = variant.segments
+
     def step(segment: int, before: Padded | None) -> tuple[Padded | None, NDArray[Any]]:
-        program = variant.segments[segment - 1]
-        lengths = batch.lengths if before is None else before.lengths
+        program = segments[segment - 1]
         if before is None:
             names = {port.name for port in program.inputs}
-            padded = batch.padded(int(lengths.max()))
-            given: Arrays = {name: array for name, array in padded.items() if name in names}
-        else:
-            mask = np.arange(before.hidden.shape[1]) < lengths[:, None]
-            given = {"hidden": before.hidden, "attention_mask": mask.astype(np.int64)}
-        outputs = run(program, complete_inputs(program.inputs, given))
+            arrays = batch.padded(int(batch.lengths.max()))
+            given = {name: array for name, array in arrays.items() if name in names}
+            state = Padded(_NOTHING, arrays["attention_mask"])
+            outputs = run(program, complete_inputs(program.inputs, given))
+        else:  # arrays that another segment gave: there is nothing to check
+            state = before
+            outputs = run(program, {"hidden": state.hidden, "attention_mask": state.mask})
         hidden = outputs.get("hidden")
-        return None if hidden is None else Padded(hidden, lengths), outputs["logits"]
+        return None if hidden is None else replace(state, hidden=hidden), outputs["logits"]
 
     def keep(state: Padded, kept: Bools) -> Padded:
-        lengths = state.lengths[kept]
-        return Padded(state.hidden[kept, : int(lengths.max())], lengths)
+        mask = state.mask[kept]
+        longest = int(mask.sum(axis=1).max())
+        columns = (kept, slice(longest))
+        return Padded(state.hidden[columns], np.ascontiguousarray(mask[:, :longest]))
 
     return Chain(step, keep)

@@ -228,6 +228,8 @@ def _padded(port: Port, array: NDArray[Any], bucket: int) -> NDArray[Any]:
     if "sequence" not in port.shape:
         return array
     axis = port.shape.index("sequence")
+    if array.shape[axis] == bucket:
+        return array
     shape = list(array.shape)
     shape[axis] = bucket
     padded = np.zeros(shape, array.dtype)
@@ -237,7 +239,7 @@ def _padded(port: Port, array: NDArray[Any], bucket: int) -> NDArray[Any]:
 
 def _cut(port: Port, array: NDArray[Any], length: int) -> NDArray[Any]:
     kept = tuple(slice(length) if size == "sequence" else slice(None) for size in port.shape)
-    return array[kept].astype(port.dtype)
+    return array[kept].astype(port.dtype, copy=False)
 
 
 def _no_rows(port: Port, length: int) -> NDArray[Any]:

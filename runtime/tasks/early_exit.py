@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ from numpy.typing import NDArray
 
 from edgeformer.errors import InputError
 from edgeformer.runtime.answers import Label, merge_windows, probabilities, top_labels
+from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.calls import Call
 from edgeformer.runtime.exit_request import ExitRequest, make_request
 from edgeformer.runtime.exit_times import SegmentTimes
-from edgeformer.runtime.exiting import Deadline, Leave
+from edgeformer.runtime.exiting import Deadline, Leave, every_exit
 from edgeformer.runtime.manifest import Variant
 from edgeformer.runtime.text import TextRows, encode_in_chunks
 
-__all__ = ["classify_early", "make_request"]
+__all__ = ["classify_early", "exit_logits", "make_request"]
 
 _ANSWER_SECONDS = 1e-4  # kept of a deadline for what follows the model: softmax and labels
 
@@ -51,6 +53,24 @@ def classify_early(
         second = None if pair is None else [pair[i]]
         labels += _classify(call, [text], second, top_k, on_long, request, end)
     return labels
+
+
+def exit_logits(
+    call: Call, texts: list[str], pair: list[str] | None, on_long: str
+) -> NDArray[np.float32]:
+    """The logits of every exit, float32 (exits, texts, classes). Raises InputError without exits
+    and for texts in windows."""
+    if on_long == "window":
+        raise InputError("the logits of exits are of whole texts", hint="on_long='truncate'")
+    found = []
+    for rows in encode_in_chunks(call.tokenizer, texts, pair, call.card.max_length, on_long):
+        found.append(every_exit(partial(_run, call), rows.batch, call.segments))
+    return np.concatenate(found, axis=1)
+
+
+def _run(call: Call, batch: RaggedBatch, leave: Leave) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    exited = call.run_exits(batch, lambda variant, times: leave)
+    return exited.logits, exited.layers
 
 
 def _classify(

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgeformer.benchmarking import benchmark
+from edgeformer.benchmarking.benchmark import benchmark
 from edgeformer.report.schema import Report
 
 LIMIT, TRIES = 0.05, 4

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeformer.benchmark_rounds import AGREEMENT, disagreements
-from edgeformer.benchmarking import benchmark
+from edgeformer.benchmarking.benchmark import benchmark
+from edgeformer.benchmarking.rounds import AGREEMENT, disagreements
 from edgeformer.report.files import write_reports
 from edgeformer.report.schema import Report
 

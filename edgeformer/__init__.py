@@ -13,25 +13,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking import benchmark as benchmark
-    from edgeformer.compressing import compress as compress
+    from edgeformer.benchmarking.benchmark import benchmark as benchmark
+    from edgeformer.compressing.compress import compress as compress
     from edgeformer.errors import EdgeFormerError as EdgeFormerError
-    from edgeformer.evaluation import evaluate as evaluate
+    from edgeformer.evaluation.evaluate import evaluate as evaluate
     from edgeformer.pipeline import convert as convert
     from edgeformer.runtime.loading import load as load
-    from edgeformer.searching import search as search
-    from edgeformer.tuning import tune as tune
+    from edgeformer.searching.search import search as search
+    from edgeformer.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "compress": "edgeformer.compressing",
+    "compress": "edgeformer.compressing.compress",
     "convert": "edgeformer.pipeline",
     "load": "edgeformer.runtime.loading",
-    "benchmark": "edgeformer.benchmarking",
-    "tune": "edgeformer.tuning",
-    "evaluate": "edgeformer.evaluation",
-    "search": "edgeformer.searching",
+    "benchmark": "edgeformer.benchmarking.benchmark",
+    "tune": "edgeformer.tuning.tune",
+    "evaluate": "edgeformer.evaluation.evaluate",
+    "search": "edgeformer.searching.search",
     "EdgeFormerError": "edgeformer.errors",
 }
 __all__ = [

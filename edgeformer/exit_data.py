@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from edgeformer.compression.examples import LABEL_COLUMNS
 from edgeformer.data import find_column, read_rows, read_texts
 from edgeformer.errors import ModelError
-from edgeformer.evaluation_data import read_cases
+from edgeformer.evaluation.data import read_cases
 
 if TYPE_CHECKING:
     from edgeformer.converters.exit_calibration import ExitData, ExitSettings

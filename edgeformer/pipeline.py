@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeformer.compressing import recipe_of
+from edgeformer.compressing.compress import recipe_of
 from edgeformer.data import builtin_texts, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile, load_profile
 from edgeformer.errors import EngineError, ModelError, UsageError

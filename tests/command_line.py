@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeformer.cli import main
+from edgeformer.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 

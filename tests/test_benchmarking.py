@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
-from edgeformer import benchmark_worker, benchmarking
-from edgeformer.benchmark_rounds import disagreements, joined
-from edgeformer.benchmark_text import benchmark_text
-from edgeformer.benchmarking import benchmark
-from edgeformer.cli import commands
+from edgeformer.benchmarking import benchmark as benchmarking
+from edgeformer.benchmarking import worker as benchmark_worker
+from edgeformer.benchmarking.benchmark import benchmark
+from edgeformer.benchmarking.rounds import disagreements, joined
+from edgeformer.benchmarking.text import benchmark_text
+from edgeformer.benchmarking.workload import make_workload, text_of_length
+from edgeformer.cli.main import commands
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import BundleError, UsageError
 from edgeformer.machine import MachineState
@@ -30,7 +32,6 @@ from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import ENGINES, missing_engine
 from edgeformer.runtime.threads import available_threads
 from edgeformer.runtime.tokenizer import load_tokenizer
-from edgeformer.workload import make_workload, text_of_length
 from tests.reports import result as made_result
 from tests.tiny_bundles import bundle
 from tests.tiny_models import tiny_tokenizer_json

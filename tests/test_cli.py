@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import edgeformer.pipeline
 from edgeformer import __version__
-from edgeformer.cli import commands, main
+from edgeformer.cli.main import commands, main
 from edgeformer.device_profiles.profile import load_profile, profile_names
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.runtime import load
@@ -32,7 +32,7 @@ def edgeformer_command(
 
 
 def test_import_loads_click_and_the_standard_library_only() -> None:
-    code = "import sys, edgeformer.cli; print('\\n'.join(sys.modules))"
+    code = "import sys, edgeformer.cli.main; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

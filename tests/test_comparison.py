@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgeformer.comparison import compare_bundles
-from edgeformer.comparison_answers import TextAnswers, agreement
-from edgeformer.comparison_reports import compare_reports
-from edgeformer.comparison_text import bundle_text, report_text
-from edgeformer.conditions import METRICS, parse_condition, parse_conditions
+from edgeformer.comparison.answers import TextAnswers, agreement
+from edgeformer.comparison.compare import compare_bundles
+from edgeformer.comparison.conditions import METRICS, parse_condition, parse_conditions
+from edgeformer.comparison.reports import compare_reports
+from edgeformer.comparison.text import bundle_text, report_text
 from edgeformer.data import builtin_texts
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import DataError, EngineError, ThresholdError, UsageError
@@ -353,7 +353,7 @@ def test_bundles_without_texts_are_compared_by_their_files() -> None:
 
 
 def test_bundles_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeformer.comparison_race._TURN_MS", 5.0)
+    monkeypatch.setattr("edgeformer.comparison.race._TURN_MS", 5.0)
     told: list[str] = []
     conditions = parse_conditions(("p50>0.001us", "load>1us", "cold>1us", "rss>1MB", "p99<+0%"))
     found = compare_bundles(
@@ -395,7 +395,7 @@ def test_bundles_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bundle_that_dies_while_timed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeformer.comparison_race._MODULE", "edgeformer.no_such_module")
+    monkeypatch.setattr("edgeformer.comparison.race._MODULE", "edgeformer.no_such_module")
     with pytest.raises(EngineError, match=r"classification.*could not be measured"):
         compare_bundles([bundle(), bundle()], measure=True)
 

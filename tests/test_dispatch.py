@@ -25,7 +25,7 @@ from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import Engine, missing_engine, open_engine
 from edgeformer.runtime.manifest import Manifest
 from edgeformer.runtime.tuned import Choice, Table, belongs_to, read_table, table_path
-from edgeformer.tuning import table_data
+from edgeformer.tuning.tune import table_data
 from tests.command_line import Edgeformer
 from tests.tiny_bundles import bundle
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import edgeformer.doctor
-from edgeformer.cli_text import doctor_text
+from edgeformer.cli.text import doctor_text
 from edgeformer.converters.bundle_writer import file_records, write_manifest
 from edgeformer.doctor import (
     PROVEN,

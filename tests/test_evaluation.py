@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from edgeformer.answer_metrics import exact_match, word_f1
 from edgeformer.checkpoint_model import open_checkpoint
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import DataError, ThresholdError, UsageError
-from edgeformer.evaluation import evaluate, make_columns
-from edgeformer.evaluation_answers import word_tags
-from edgeformer.evaluation_data import LabelReader
+from edgeformer.evaluation.answer_metrics import exact_match, word_f1
+from edgeformer.evaluation.answers import word_tags
+from edgeformer.evaluation.data import LabelReader
+from edgeformer.evaluation.evaluate import evaluate, make_columns
 from edgeformer.report.files import read_report, write_reports
 from edgeformer.report.schema import Accuracy
 from edgeformer.runtime.answers import Word, group_words
@@ -594,10 +594,10 @@ def test_a_device_needs_numpy_alone(tmp_path: Path) -> None:
     """Neither PyTorch nor scikit-learn is imported by an evaluation and a comparison."""
     code = f"""
 import sys
-from edgeformer.evaluation import evaluate, make_columns
-from edgeformer.evaluation_text import evaluation_text
-from edgeformer.comparison import compare_bundles
-from edgeformer.comparison_text import bundle_text
+from edgeformer.evaluation.evaluate import evaluate, make_columns
+from edgeformer.evaluation.text import evaluation_text
+from edgeformer.comparison.compare import compare_bundles
+from edgeformer.comparison.text import bundle_text
 evaluation_text(evaluate({str(bundle())!r}, {str(sentiment(tmp_path))!r}, against="numpy-fp32"))
 bundle_text(compare_bundles([{str(bundle())!r}] * 2))
 print("\\n".join(sys.modules))

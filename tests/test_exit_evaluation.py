@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeformer.evaluation import evaluate
-from edgeformer.evaluation_records import add_to_report
+from edgeformer.evaluation.evaluate import evaluate
+from edgeformer.evaluation.records import add_to_report
 from edgeformer.remote.answers import read_evaluation
 from edgeformer.report.files import read_report, write_reports
 from edgeformer.report.html import html_page
@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_answers(data: Path) -> None:
 
 
 def test_a_report_shows_where_texts_left(data: Path, tmp_path: Path) -> None:
-    from edgeformer.benchmarking import benchmark
+    from edgeformer.benchmarking.benchmark import benchmark
 
     path = tmp_path / "report.json"
     write_reports([benchmark(exit_bundle(), tokens=5, iterations=2)], path)

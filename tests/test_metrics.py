@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from edgeformer import answer_metrics, metrics, uncertainty
+from edgeformer import metrics, uncertainty
+from edgeformer.evaluation import answer_metrics
 
 CLASSES = 4
 LABELS = st.integers(0, CLASSES - 1)

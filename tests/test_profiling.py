@@ -13,9 +13,9 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeformer import benchmarking
-from edgeformer.benchmark_text import benchmark_text
-from edgeformer.benchmarking import benchmark
+from edgeformer.benchmarking import benchmark as benchmarking
+from edgeformer.benchmarking.benchmark import benchmark
+from edgeformer.benchmarking.text import benchmark_text
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import EngineError
 from edgeformer.isolation import Outcome

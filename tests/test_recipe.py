@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeformer.cli_text_compress import recipe_text
+from edgeformer.cli.text_compress import recipe_text
 from edgeformer.compression import losses, recipe, units
 from edgeformer.compression.layer_choice import LAYER_STRATEGIES
 from edgeformer.compression.loss_kinds import LOSS_KINDS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgeformer.cli import commands
+from edgeformer.cli.main import commands
 from edgeformer.errors import DataError, UsageError
 from edgeformer.report.choices import MAX_PROFILES, reference
 from edgeformer.report.files import read_report, write_reports

@@ -14,8 +14,8 @@ from scipy import stats
 
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import UsageError
-from edgeformer.search_candidates import Candidate, Cut, Sizes, cuts, mixtures, precisions
-from edgeformer.search_trials import (
+from edgeformer.searching.candidates import Candidate, Cut, Sizes, cuts, mixtures, precisions
+from edgeformer.searching.trials import (
     Budget,
     Trial,
     choose,

@@ -15,22 +15,22 @@ import torch
 import transformers
 
 import edgeformer.remote.board
-import edgeformer.search_candidates
-import edgeformer.search_making
-import edgeformer.searching
+import edgeformer.searching.candidates
+import edgeformer.searching.making
+import edgeformer.searching.search
 from edgeformer import compress, search
 from edgeformer.errors import DataError, EngineError, ModelError, UsageError
-from edgeformer.evaluation import evaluate
+from edgeformer.evaluation.evaluate import evaluate
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.remote.board import connect
 from edgeformer.report.schema import Report
 from edgeformer.runtime import load
 from edgeformer.runtime.bundle import open_bundle
-from edgeformer.search_candidates import Candidate, Cut
-from edgeformer.search_making import make_bundle
-from edgeformer.search_request import Request
-from edgeformer.search_trials import Budget
-from edgeformer.searching import SearchReport
+from edgeformer.searching.candidates import Candidate, Cut
+from edgeformer.searching.making import make_bundle
+from edgeformer.searching.request import Request
+from edgeformer.searching.search import SearchReport
+from edgeformer.searching.trials import Budget
 from tests.command_line import Edgeformer, is_error, process_result, start
 from tests.labelled_bundles import TEXTS, checkpoint
 from tests.reports import result, small_report
@@ -71,12 +71,12 @@ def take_times(monkeypatch: pytest.MonkeyPatch, times: Times) -> None:
         )
         return replace(small_report(), results=(made,))
 
-    monkeypatch.setattr(edgeformer.searching, "benchmark", measure)
+    monkeypatch.setattr(edgeformer.searching.search, "benchmark", measure)
 
 
 def no_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the whole model is tried."""
-    monkeypatch.setattr(edgeformer.search_candidates, "LADDERS", ())
+    monkeypatch.setattr(edgeformer.searching.candidates, "LADDERS", ())
 
 
 def options(output: Path, **more: Any) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def small_options(
     """A budget of time that only a smaller model holds; what takes time are its parameters."""
     whole = load_checkpoint(taught["teacher"]).parameters
     take_times(monkeypatch, lambda variant, size: 100.0 * size / whole)
-    monkeypatch.setattr(edgeformer.search_candidates, "LADDERS", (cuts,))
+    monkeypatch.setattr(edgeformer.searching.candidates, "LADDERS", (cuts,))
     fixed = {"profile": "x86", "engines": ("numpy",), "precisions": ("fp32",)}
     return {**fixed, "output": output, "data": taught["data"], "max_latency_ms": 80.0}
 
@@ -280,7 +280,7 @@ def test_smaller_models_learn_from_training_texts(
 ) -> None:
     """What a user gains by --train: the same cut, and a smaller drop."""
     cut = Cut(layers=0.5, neurons=0.25, heads=0.25)
-    monkeypatch.setattr(edgeformer.search_making, "LEARNING_RATE", 2e-3)  # it is tiny
+    monkeypatch.setattr(edgeformer.searching.making, "LEARNING_RATE", 2e-3)  # it is tiny
     fixed = small_options(taught, tmp_path / "o.edge", monkeypatch, cut)
     alone = search(taught["teacher"], **fixed).trials[-1]
     found = search(taught["teacher"], **fixed, train=taught["train"], force=True)

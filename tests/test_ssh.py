@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from edgeformer.errors import BundleError, DataError, EdgeFormerError, RemoteError, UsageError
-from edgeformer.evaluation import evaluate
+from edgeformer.evaluation.evaluate import evaluate
 from edgeformer.remote.board import Board, connect
 from edgeformer.report.files import read_report
 from edgeformer.runtime.bundle import open_bundle
@@ -236,7 +236,7 @@ def test_a_worker_that_is_killed_is_an_error_that_says_so(
     with pytest.raises(RemoteError, match="died with signal 9") as caught:
         board.benchmark(tiny_bundles.bundle(), iterations=1000000, progress=kill)
     assert caught.value.hint == "edgeformer doctor --ssh board"
-    assert soon(lambda: not _running(other_server, b"edgeformer.benchmark_worker"))
+    assert soon(lambda: not _running(other_server, b"edgeformer.benchmarking.worker"))
 
 
 def _running(server: Server, words: bytes) -> list[int]:
@@ -400,7 +400,7 @@ def test_ctrl_c_leaves_nothing_on_either_side(server: Server, tmp_path: Path) ->
     settings = ("--iterations", 1000000, "--tokens", 8, "--progress", "--report", file)
     words = (*settings, *options(server))
     process = start("benchmark", tiny_bundles.bundle(), *words, process_group=0)
-    assert soon(lambda: bool(_running(server, b"edgeformer.benchmark_worker")))
+    assert soon(lambda: bool(_running(server, b"edgeformer.benchmarking.worker")))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ssh must not die of it first
     code, out, err = process_result(process)
     assert (code, out) == (130, "")
@@ -411,7 +411,7 @@ def test_ctrl_c_leaves_nothing_on_either_side(server: Server, tmp_path: Path) ->
 
 def test_a_command_that_is_killed_leaves_nothing_there(server: Server) -> None:
     process = start("benchmark", tiny_bundles.bundle(), "--iterations", 1000000, *options(server))
-    assert soon(lambda: bool(_running(server, b"edgeformer.benchmark_worker")))
+    assert soon(lambda: bool(_running(server, b"edgeformer.benchmarking.worker")))
     process.kill()
     process_result(process)
     assert server.is_clean()

@@ -10,7 +10,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 
-from edgeformer.cli import commands
+from edgeformer.cli.main import commands
 from edgeformer.errors import ToleranceError
 from edgeformer.inspection import verify_bundle
 from edgeformer.pipeline import convert

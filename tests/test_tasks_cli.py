@@ -186,7 +186,7 @@ def test_a_context_that_is_no_text_or_no_name(
     ],
 )
 def test_a_conversion_says_how_to_ask(task: str, says: str, images: tuple[Path, Path]) -> None:
-    from edgeformer.cli_text import run_example
+    from edgeformer.cli.text import run_example
     from edgeformer.runtime.bundle import open_bundle
 
     with open_bundle(bundle(task)) as opened:
@@ -201,9 +201,9 @@ def test_a_conversion_says_how_to_ask(task: str, says: str, images: tuple[Path, 
 
 @pytest.mark.parametrize("task", ["question-answering", "fill-mask"])
 def test_the_benchmark_asks_what_a_user_asks(task: str) -> None:
-    from edgeformer.benchmark_worker import make_call
+    from edgeformer.benchmarking.worker import make_call
+    from edgeformer.benchmarking.workload import make_workload
     from edgeformer.runtime.bundle import open_bundle
-    from edgeformer.workload import make_workload
 
     path = bundle(task)
     with open_bundle(path) as opened:

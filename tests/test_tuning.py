@@ -18,7 +18,6 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeformer import tuning, tuning_race
 from edgeformer.doctor import TINY_BUNDLE
 from edgeformer.errors import EngineError, UsageError
 from edgeformer.machine import MachineState
@@ -27,8 +26,9 @@ from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import missing_engine
 from edgeformer.runtime.manifest_json import dump_manifest
 from edgeformer.runtime.tuned import Choice, Table, read_table, table_path
-from edgeformer.tuning import thread_counts, tune
-from edgeformer.tuning_choice import (
+from edgeformer.tuning import race as tuning_race
+from edgeformer.tuning import tune as tuning
+from edgeformer.tuning.choice import (
     MARGIN,
     MIN_ROUNDS,
     Candidate,
@@ -38,9 +38,10 @@ from edgeformer.tuning_choice import (
     clearly_faster,
     make_table,
 )
-from edgeformer.tuning_race import Measured, Proof, Race, prove
-from edgeformer.tuning_text import tuning_text
-from edgeformer.tuning_works import length_limits, make_works, mixed_lengths
+from edgeformer.tuning.race import Measured, Proof, Race, prove
+from edgeformer.tuning.text import tuning_text
+from edgeformer.tuning.tune import thread_counts, tune
+from edgeformer.tuning.works import length_limits, make_works, mixed_lengths
 from tests.command_line import Edgeformer, is_error, process_result, start
 from tests.tiny_bundles import bundle
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edgeformer.cli import commands
+from edgeformer.cli.main import commands
 
 PAGE = Path(__file__).parent.parent / "docs" / "help.md"
 _WIDTH = 88

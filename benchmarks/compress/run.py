@@ -18,12 +18,12 @@ import torch
 
 from benchmarks.compress.data import Files
 from benchmarks.compress.result import Gate, Result, Stage, write_result
-from edgeformer.compressing import STATE_FILE, compress
+from edgeformer.compressing.compress import STATE_FILE, compress
 from edgeformer.compression.measuring import flops, size_of
 from edgeformer.compression.recipe import recipe_data
 from edgeformer.compression.recipe_file import load_recipe
 from edgeformer.errors import ToleranceError
-from edgeformer.evaluation import evaluate
+from edgeformer.evaluation.evaluate import evaluate
 from edgeformer.machine import describe_machine
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.pipeline import convert

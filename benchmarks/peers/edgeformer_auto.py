@@ -12,7 +12,7 @@ _TABLE = "tuned.json"
 
 def prepare(folder: Path) -> None:
     """`edgeformer tune` on the others' bundle; on a busy machine too, as the race itself."""
-    from edgeformer.tuning import tune
+    from edgeformer.tuning.tune import tune
 
     tune(
         folder.parent / "edgeformer_onnx" / BUNDLE,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgeformer.benchmark_worker import timed_ms
+from edgeformer.benchmarking.worker import timed_ms
 from edgeformer.errors import EngineError
 from edgeformer.profiling.litert_graph import GraphOp, operation_of, read_graph
 from edgeformer.profiling.litert_session import Event, ProfiledSession

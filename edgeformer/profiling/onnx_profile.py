@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeformer.benchmark_worker import timed_ms
+from edgeformer.benchmarking.worker import timed_ms
 from edgeformer.errors import EngineError
 from edgeformer.profiling.steps import (
     PROFILED_CALLS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.benchmark_worker import timed_ms
+from edgeformer.benchmarking.worker import timed_ms
 from edgeformer.profiling.steps import (
     PROFILED_CALLS,
     WARM_CALLS,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgeformer.benchmark_worker import golden_inputs, timed_ms, warm_up
+from edgeformer.benchmarking.worker import golden_inputs, timed_ms, warm_up
 from edgeformer.errors import EngineError
 from edgeformer.isolation import serve
 
@@ -66,10 +66,10 @@ def _opened(bundle: "Bundle", variant: "Variant", threads: int) -> "Iterator[Eng
 
 def _make_call(bundle: "Bundle", variant: "Variant", request: dict[str, Any]) -> "Call":
     """The engine's part of what the benchmark times."""
+    from edgeformer.benchmarking.workload import question_and_context
     from edgeformer.errors import EdgeFormerError
     from edgeformer.runtime.loading import load_bundle_tokenizer
     from edgeformer.runtime.text import encode_texts
-    from edgeformer.workload import question_and_context
 
     manifest, workload = bundle.manifest, request["workload"]
     if workload["kind"] == "arrays":

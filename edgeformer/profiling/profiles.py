@@ -9,7 +9,7 @@ from edgeformer.machine import Machine, interference, read_state
 from edgeformer.report.schema import OperationTime, Profile, Result, Roofline
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking import Cell
+    from edgeformer.benchmarking.benchmark import Cell
     from edgeformer.runtime.bundle import Bundle
 
 Progress = Callable[[str], None] | None
@@ -33,7 +33,7 @@ def measure_profiles(
 
 
 def _profile(bundle: "Bundle", cell: "Cell", result: Result, machine: Machine) -> Profile:
-    from edgeformer.benchmarking import worker_request
+    from edgeformer.benchmarking.benchmark import worker_request
 
     blank = Profile(
         variant=result.variant,

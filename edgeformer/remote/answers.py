@@ -15,9 +15,9 @@ from edgeformer.runtime.records import build
 
 if TYPE_CHECKING:
     from edgeformer.doctor import Diagnosis
-    from edgeformer.evaluation import EvaluationReport
+    from edgeformer.evaluation.evaluate import EvaluationReport
     from edgeformer.report.schema import Report
-    from edgeformer.tuning import Tuning
+    from edgeformer.tuning.tune import Tuning
 
 
 def read_report(data: Any) -> "Report":
@@ -29,9 +29,9 @@ def read_report(data: Any) -> "Report":
 
 def read_evaluation(data: Any) -> "EvaluationReport":
     """The report of an evaluation."""
-    from edgeformer.evaluation import EvaluationReport
-    from edgeformer.evaluation_exits import ExitFigures
-    from edgeformer.evaluation_scores import ClassScore, Metric, Paired
+    from edgeformer.evaluation.evaluate import EvaluationReport
+    from edgeformer.evaluation.exits import ExitFigures
+    from edgeformer.evaluation.scores import ClassScore, Metric, Paired
 
     names: dict[str, Any] = {"Metric": Metric, "ClassScore": ClassScore, "Paired": Paired}
     names["ExitFigures"] = ExitFigures
@@ -40,7 +40,7 @@ def read_evaluation(data: Any) -> "EvaluationReport":
 
 def read_tuning(data: Any, path: Path) -> "Tuning":
     """The result of a tuning, whose file is now ``path``."""
-    from edgeformer.tuning import Tuning
+    from edgeformer.tuning.tune import Tuning
 
     return typing.cast(Tuning, _record(Tuning, data, {}, {"path": path}))
 

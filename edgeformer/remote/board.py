@@ -22,12 +22,12 @@ from edgeformer.remote.connection import Connection, Facts, Tell, call, names_of
 from edgeformer.remote.package import check_bundle, check_file
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking import Counts
+    from edgeformer.benchmarking.benchmark import Counts
     from edgeformer.compression.examples import Columns
     from edgeformer.doctor import Diagnosis
-    from edgeformer.evaluation import EvaluationReport
+    from edgeformer.evaluation.evaluate import EvaluationReport
     from edgeformer.report.schema import Report
-    from edgeformer.tuning import Tuning
+    from edgeformer.tuning.tune import Tuning
 
 SILENCE_SECONDS = 30.0
 StrPath = str | os.PathLike[str]
@@ -140,7 +140,7 @@ class Board:
             UsageError: a checkpoint, which needs PyTorch; and what ``evaluate`` raises.
             RemoteError: the link dropped, or the board is full.
         """
-        from edgeformer.evaluation_answers import check_writable
+        from edgeformer.evaluation.answers import check_writable
 
         if save_predictions is not None:
             check_writable(Path(save_predictions), force)
@@ -186,7 +186,7 @@ class Board:
             RemoteError: the link dropped, or the board is full; and what ``tune`` raises.
         """
         from edgeformer.runtime.tuned import table_path
-        from edgeformer.tuning import DEFAULT_SECONDS, check_target
+        from edgeformer.tuning.tune import DEFAULT_SECONDS, check_target
 
         target = table_path(path) if output is None else Path(output)
         check_target(target, output is not None)

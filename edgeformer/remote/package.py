@@ -13,15 +13,12 @@ from edgeformer.errors import UsageError
 ROOT = Path(__file__).parent.parent
 FOLDERS = (
     *("runtime", "runtime/engines", "runtime/tasks", "device_profiles"),
-    *("profiling", "report", "remote", "doctor_models"),
+    *("benchmarking", "evaluation", "tuning", "profiling", "report", "remote", "doctor_models"),
 )
 SINGLE_FILES = ("compression/__init__.py", "compression/examples.py")
 ENDINGS = (".py", ".toml", ".css", ".zip", ".typed")
 # Modules of the root folder that only a host uses, by the beginnings of their names.
-HOST_MODULES = (
-    *("cli", "__main__", "pipeline", "compressing", "compression_", "checkpoint_model"),
-    *("image_", "ports", "comparison"),
-)
+HOST_MODULES = ("__main__", "pipeline", "checkpoint_model", "image_", "ports")
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def check_bundle(path: Path) -> None:
         UsageError: nothing of that name, or a checkpoint, which needs PyTorch.
         BundleError: not a bundle, or a damaged manifest.
     """
-    from edgeformer.evaluation_models import is_checkpoint
+    from edgeformer.evaluation.models import is_checkpoint
     from edgeformer.runtime.bundle import open_bundle
 
     if is_checkpoint(path):

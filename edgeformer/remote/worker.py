@@ -19,15 +19,15 @@ Tell = Callable[[str], None]
 
 def benchmark(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """A Report as data."""
-    from edgeformer.benchmarking import benchmark as measure
+    from edgeformer.benchmarking.benchmark import benchmark as measure
 
     return measure(**arguments, progress=tell).as_dict()
 
 
 def evaluate(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """An EvaluationReport as data, with the text of the predictions if they were asked for."""
-    from edgeformer.evaluation import evaluate as judge
-    from edgeformer.evaluation import make_columns
+    from edgeformer.evaluation.evaluate import evaluate as judge
+    from edgeformer.evaluation.evaluate import make_columns
 
     columns = make_columns(arguments.pop("columns"))
     report = judge(**arguments, columns=columns, progress=tell).as_dict()
@@ -38,7 +38,7 @@ def evaluate(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 def tune(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """A Tuning as data, with the text of the file that ``load`` reads."""
-    from edgeformer.tuning import tune as race
+    from edgeformer.tuning.tune import tune as race
 
     tuning = race(**arguments, progress=tell)
     return {"tuning": tuning.as_dict(), "file": tuning.path.read_text(encoding="ascii")}

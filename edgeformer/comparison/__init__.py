@@ -1,0 +1,1 @@
+"""Bundles and reports side by side."""

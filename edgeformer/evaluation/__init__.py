@@ -1,0 +1,1 @@
+"""How right a bundle answers; runs on devices too."""

@@ -1,0 +1,1 @@
+"""The bundle that holds a budget, searched for."""

@@ -184,7 +184,7 @@ def test_everything_that_runs_on_a_board_is_sent_and_nothing_of_the_host() -> No
     host = {"edgeformer.checkpoint_model"}
     todo, seen = ["edgeformer.remote.worker"], set()
     # started by name, each in a process of its own
-    todo += [f"edgeformer.{name}" for name in ("benchmark_worker", "tuning_worker")]
+    todo += ["edgeformer.benchmarking.worker", "edgeformer.tuning.worker"]
     todo += ["edgeformer.profiling.profile_worker"]
     while todo:
         name = todo.pop()

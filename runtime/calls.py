@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from edgeformer.errors import InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.dispatch import Dispatcher, Exited
-from edgeformer.runtime.exit_times import SegmentTimes
-from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.manifest import ModelCard, Variant
 from edgeformer.runtime.text import TextRows, encode_in_chunks
 from edgeformer.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exit_times import SegmentTimes
+    from edgeformer.runtime.exiting import Leave
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Call:
         return encoded.outputs[output]
 
     def run_exits(
-        self, batch: RaggedBatch, make_leave: Callable[[Variant, SegmentTimes], Leave]
+        self, batch: RaggedBatch, make_leave: "Callable[[Variant, SegmentTimes], Leave]"
     ) -> Exited:
         """Answers to token rows that may leave early (see ``Dispatcher.encode_exits``)."""
         begun = time.perf_counter()

@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from edgeformer.errors import EdgeFormerError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
-from edgeformer.runtime.exit_times import SegmentTimes
-from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.manifest import Variant
 from edgeformer.runtime.tuned import Choice, Table
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exit_times import SegmentTimes
+    from edgeformer.runtime.exiting import Leave
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -87,9 +89,8 @@ class Dispatcher:
         self._table = table
         self._open_engine = open_engine
         self._check_exits = check_exits
-        self._segment_times: dict[
-            Choice, SegmentTimes
-        ] = {}  # of engines whose segments were tested
+        # of engines whose segments were tested
+        self._segment_times: dict[Choice, SegmentTimes] = {}
         self._instead: dict[Choice, Choice] = {}  # what failed or was refused -> who answers
         self._notices: list[str] = []
         self._replaced = False
@@ -142,7 +143,7 @@ class Dispatcher:
         return Encoded(joined, tuple(dict.fromkeys(used)))
 
     def encode_exits(
-        self, batch: RaggedBatch, make_leave: Callable[[Variant, SegmentTimes], Leave]
+        self, batch: RaggedBatch, make_leave: "Callable[[Variant, SegmentTimes], Leave]"
     ) -> Exited:
         """Run the segments of the main variant, whatever the table says of whole texts.
 
@@ -163,6 +164,8 @@ class Dispatcher:
             if times is None:
                 if self._check_exits is not None and variant.exits is not None:
                     self._check_exits(engine, variant)
+                from edgeformer.runtime.exit_times import SegmentTimes
+
                 times = self._segment_times[choice] = SegmentTimes(engine.encode_exits)
             leave = make_leave(variant, times)
             logits, segments = engine.encode_exits(batch, leave)

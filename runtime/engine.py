@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from edgeformer.errors import EngineError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.exiting import Leave
 from edgeformer.runtime.manifest import Variant
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exiting import Leave
 
 
 class Engine(Protocol):
@@ -36,7 +38,7 @@ class Engine(Protocol):
         """
 
     def encode_exits(
-        self, batch: RaggedBatch, leave: Leave
+        self, batch: RaggedBatch, leave: "Leave"
     ) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """Run the segments of an early-exit variant one after the other, each on those texts only
         that have not left before.

@@ -103,6 +103,16 @@ def test_the_device_side_imports_numpy_at_most(statement: str, forbidden: set[st
     assert not _modules_after(statement) & forbidden
 
 
+def test_engines_without_exits_do_not_load_what_exits_need() -> None:
+    """Every module is paid for by each cold start on a small board."""
+    code = """
+import sys
+import edgeformer.runtime.loading, edgeformer.runtime.model, edgeformer.runtime.engines.numpy_engine
+assert not [n for n in sys.modules if n.startswith("edgeformer.runtime.exit")]
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_imports_touch_neither_network_nor_disk(tmp_path: Path) -> None:
     """Every open for writing and every socket is an audit event; none may happen on import."""
     code = """

@@ -4,13 +4,13 @@
     engine.encode(batch)["embedding"]          # float32 (texts, 384)
 
 Packed plans see the tokens of all texts one after the other, without padding, and four arrays that
-say where texts begin (``_geometry``). Dense plans see rectangles: texts of one length at a time,
+say where texts begin (packed_rows.py). Dense plans see rectangles: texts of one length at a time,
 so that no answer can depend on padding.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,22 @@ from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.blas import blas_threads
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.engines.numpy_segments import (
+from edgeformer.runtime.engines.packed_rows import (
     GEOMETRY,
-    NumpySegments,
     geometry,
     packed_sizes,
     packed_tokens,
     token_columns,
 )
 from edgeformer.runtime.execution import BoundProgram, Buffers, bind
-from edgeformer.runtime.exiting import Chain, Leave, exit_answers, run_chain
 from edgeformer.runtime.grouping import length_groups
 from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
 from edgeformer.runtime.plan import Plan, PlanProgram, parse_plan
 from edgeformer.runtime.turns import Turns
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exiting import Chain, Leave
 
 Array = NDArray[Any]
 
@@ -108,8 +109,11 @@ class NumpyEngine:
             return self._run_packed(entry, arrays, columns, batch.offsets)
         return self._encode_dense(entry, batch)
 
-    def encode_exits(self, batch: RaggedBatch, leave: Leave) -> tuple[Array, NDArray[np.intp]]:
+    def encode_exits(self, batch: RaggedBatch, leave: "Leave") -> tuple[Array, NDArray[np.intp]]:
         """See ``Engine.encode_exits``; packed texts run some ``CHUNK_TOKENS`` at a time."""
+        from edgeformer.runtime.engines.numpy_segments import NumpySegments
+        from edgeformer.runtime.exiting import exit_answers, run_chain
+
         answers = exit_answers(self._variant, batch)
         packed = self._plan(self._variant.segments[0]).layout == "packed"
         groups = (

@@ -1,4 +1,4 @@
-"""The NumPy engine's way through the segments of an early-exit model, and what packed plans ask.
+"""The NumPy engine's way through the segments of an early-exit model.
 
 Texts that leave are taken out of the rows: what is left lies one after the other again.
 """
@@ -11,15 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.runtime.batch import RaggedBatch
+from edgeformer.runtime.engines.packed_rows import (
+    geometry,
+    packed_sizes,
+    packed_tokens,
+    token_columns,
+)
 from edgeformer.runtime.exiting import Bools, Chain
 from edgeformer.runtime.inputs import complete_inputs
-from edgeformer.runtime.manifest import Port, Program, Variant
+from edgeformer.runtime.manifest import Program, Variant
 
 Array = NDArray[Any]
 RunProgram = Callable[[Program, Mapping[str, int], Mapping[str, Array]], dict[str, Array]]
 """(program, sizes of its dimensions, its inputs and perhaps more) -> its outputs, as copies."""
-
-GEOMETRY = ("offsets", "positions", "first_rows", "lengths")
 
 
 @dataclass(frozen=True)
@@ -95,47 +99,3 @@ def _hidden(state: Packed) -> Array:
 
 def _packed(columns: Array, offsets: NDArray[np.intp]) -> Packed:
     return Packed(columns, offsets, geometry(offsets, columns), packed_sizes(offsets, columns))
-
-
-def token_columns(batch: RaggedBatch) -> Array:
-    """Place of each token in its text, integers (tokens,)."""
-    return np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
-
-
-def packed_tokens(entry: Program, batch: RaggedBatch, columns: Array) -> dict[str, Array]:
-    """The token inputs of a packed program, (tokens,) each."""
-    arrays: dict[str, Array] = {"input_ids": batch.ids, "token_type_ids": batch.type_ids}
-    for port in entry.inputs:
-        if port.name == "position_ids":
-            arrays[port.name] = columns + _first_position(port)
-    return arrays
-
-
-def geometry(offsets: Array, columns: Array) -> dict[str, Array]:
-    """What a packed plan may ask about its texts.
-
-    Returns:
-        ``offsets`` (texts + 1,), ``positions`` (tokens,), ``first_rows`` (texts,): the row of each
-        text's first token, and ``lengths`` float32 (texts, 1).
-    """
-    lengths = np.diff(offsets).astype(np.float32)[:, None]
-    return {
-        "offsets": offsets,
-        "positions": columns,
-        "first_rows": offsets[:-1],
-        "lengths": lengths,
-    }
-
-
-def packed_sizes(offsets: Array, columns: Array) -> dict[str, int]:
-    """The dimensions of a packed program for these texts."""
-    return {
-        "batch": len(offsets) - 1,
-        "tokens": len(columns),
-        "sequence": int(columns.max()) + 1,
-    }
-
-
-def _first_position(port: Port) -> int:
-    """K of a port whose default is ``positions+K``."""
-    return int((port.default or "positions+0").removeprefix("positions+"))

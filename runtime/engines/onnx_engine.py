@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,12 @@ from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.onnx_session import ARM_MACHINES, open_session, output_name
-from edgeformer.runtime.engines.padded_segments import padded_chain
-from edgeformer.runtime.exiting import Leave, exit_answers, run_chain
 from edgeformer.runtime.grouping import MAX_TEXTS, length_groups
 from edgeformer.runtime.inputs import complete_inputs, real_tokens
 from edgeformer.runtime.manifest import Port, Program, Variant
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exiting import Leave
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -149,10 +150,13 @@ class OnnxEngine:
         return answers
 
     def encode_exits(
-        self, batch: RaggedBatch, leave: Leave
+        self, batch: RaggedBatch, leave: "Leave"
     ) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """See ``Engine.encode_exits``: groups of texts of similar length, which shrink as texts
         leave; or one text at a time."""
+        from edgeformer.runtime.engines.padded_segments import padded_chain
+        from edgeformer.runtime.exiting import exit_answers, run_chain
+
         answers = exit_answers(self._variant, batch)
         most = 1 if self._single else MAX_TEXTS
         for rows in length_groups(batch.lengths.tolist(), self._max_waste, most):

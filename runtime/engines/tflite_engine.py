@@ -9,7 +9,7 @@ cannot be padded: it runs at its example shapes only.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
-from edgeformer.runtime.engines.padded_segments import padded_chain
 from edgeformer.runtime.engines.tflite_session import Session, open_session
-from edgeformer.runtime.exiting import Leave, exit_answers, run_chain
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Port, Program, Variant
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exiting import Leave
 
 Arrays = dict[str, NDArray[Any]]
 _OUTSIDE = re.compile(r"Got (-?\d+), and bounds are \[(\d+), (\d+)\]")
@@ -133,9 +134,12 @@ class TfliteEngine:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def encode_exits(
-        self, batch: RaggedBatch, leave: Leave
+        self, batch: RaggedBatch, leave: "Leave"
     ) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """See ``Engine.encode_exits``: one text at a time."""
+        from edgeformer.runtime.engines.padded_segments import padded_chain
+        from edgeformer.runtime.exiting import exit_answers, run_chain
+
         answers = exit_answers(self._variant, batch)
         for i in range(len(batch)):
             chain = padded_chain(self._variant, batch.select([i]), self._run_segment)

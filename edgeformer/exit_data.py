@@ -10,16 +10,19 @@ from edgeformer.evaluation.data import read_cases
 
 if TYPE_CHECKING:
     from edgeformer.converters.exit_calibration import ExitData, ExitSettings
-    from edgeformer.converters.prepared import PreparedModel
+    from edgeformer.runtime.manifest import ModelCard
 
 
-def read_exit_data(path: Path, prepared: "PreparedModel", settings: "ExitSettings") -> "ExitData":
+def read_exit_data(
+    path: Path, card: "ModelCard", exits: int, settings: "ExitSettings"
+) -> "ExitData":
     """Read ``--exits DATA``.
 
     Args:
         path: a table whose rows have labels, as ``eval`` takes it; without a column of labels, or
             any other file, texts as ``--calibration`` takes them.
-        prepared: whose labels they are.
+        card: of the model, whose labels they are.
+        exits: of the model, its last layer among them; 0 without any.
         settings: with the budget that they must be able to prove.
 
     Raises:
@@ -29,12 +32,12 @@ def read_exit_data(path: Path, prepared: "PreparedModel", settings: "ExitSetting
     """
     from edgeformer.converters.exit_calibration import ExitData, check_enough
 
-    if prepared.exits is None:
+    if not exits:
         raise ModelError(
-            f"{prepared.card.name} has no exits to calibrate",
+            f"{card.name} has no exits to calibrate",
             hint="leave --exits out, or train exits: edgeformer compress MODEL --recipe exits",
         )
-    if settings.predictor and len(prepared.exits.layers) < 3:
+    if settings.predictor and exits < 3:
         raise ModelError(
             "there is nothing to predict: after the first exit comes the last layer",
             hint="leave --exit-predictor out",
@@ -43,9 +46,9 @@ def read_exit_data(path: Path, prepared: "PreparedModel", settings: "ExitSetting
     table = path.suffix.lower() in (".jsonl", ".csv", ".tsv")
     labelled = table and first is not None and find_column(first, None, LABEL_COLUMNS) is not None
     if labelled:
-        cases = read_cases(path, prepared.card)
+        cases = read_cases(path, card)
         texts = tuple((case.text, case.pair) for case in cases.rows)
-        places = {label: i for i, label in enumerate(prepared.card.labels)}
+        places = {label: i for i, label in enumerate(card.labels)}
         data = ExitData(texts, tuple(places[str(case.truth)] for case in cases.rows))
     else:
         data = ExitData(read_texts(path), None)

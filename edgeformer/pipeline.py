@@ -127,7 +127,8 @@ def convert(
         with stages.stage("load model"):
             prepared, notices = _prepare(model, example_inputs, task, max_length, chosen)
         if exits is not None:
-            data = read_exit_data(Path(exits), prepared, exit_settings)
+            count = len(prepared.exits.layers) if prepared.exits else 0
+            data = read_exit_data(Path(exits), prepared.card, count, exit_settings)
             settings = replace(settings, exits=exit_settings, exit_data=data)
         report = convert_prepared(prepared, settings, stages)
     return replace(report, notices=(*notices, *report.notices))

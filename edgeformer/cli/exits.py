@@ -43,18 +43,28 @@ def check_exit_options(
         others: the other options of a search, by their names.
 
     Raises:
-        UsageError: settings of a calibration without its texts; or a calibration in a search.
+        UsageError: settings of a calibration without its texts, or in a search; or a search with
+            exits and no data to judge them by.
     """
     if exits is None:
         if predictor or criterion != "entropy":
             name = "--exit-predictor" if predictor else "--exit-criterion"
             raise UsageError(f"{name} is for a calibration of exits", hint="add --exits DATA")
         return
+    if others["--eval"] is not None:  # a search
+        if predictor or criterion != "entropy":
+            name = "--exit-predictor" if predictor else "--exit-criterion"
+            raise UsageError(
+                f"{name} is for one conversion: a search calibrates exits by their entropy",
+                hint="leave it out, or leave out --eval",
+            )
+        return
     searched = [name for name, value in others.items() if value is not None]
     if max_latency_ms is not None:
         searched.append("--max-latency-ms")
     if searched:
         raise UsageError(
-            f"{searched[0]} is for a search to a budget, and --exits calibrates one conversion",
-            hint="leave one out; with --exits, --max-drop is what the exits may cost",
+            f"{searched[0]} is for a search to a budget, and without --eval DATA the option --exits"
+            " calibrates one conversion",
+            hint="add --eval DATA, other texts than those of --exits; or leave one out",
         )

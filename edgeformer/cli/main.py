@@ -111,12 +111,12 @@ def convert(
     Without MODEL the embedded default, all-MiniLM-L6-v2, is taken. With --exits the exits of MODEL
     are calibrated, and --max-drop is what they may cost. With a budget (--max-drop,
     --max-latency-ms) one variant is searched that holds it, measured here or over --ssh; exit code
-    3 and no bundle if none does.
+    3 and no bundle if none does. With --exits and --eval exits are among what is tried.
     """
     others = {"--eval": data, "--train": train, "--columns": columns, "--labels-map": labels_map}
     others["--ssh"] = chosen_target()
     check_exit_options(exits, exit_criterion, exit_predictor, max_latency_ms, others)
-    if exits is None and is_search(max_drop, max_latency_ms, others):
+    if (exits is None or data is not None) and is_search(max_drop, max_latency_ms, others):
         if task is not None:
             raise UsageError(
                 "--task is not for a search: it takes the checkpoint's own task",
@@ -134,6 +134,7 @@ def convert(
                 max_latency_ms=max_latency_ms,
                 data=data,
                 train=train,
+                exits=exits,
                 columns=make_columns(name_pairs("--columns", columns)),
                 labels_map=name_pairs("--labels-map", labels_map),
                 engines=engines,

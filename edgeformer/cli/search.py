@@ -59,4 +59,6 @@ def print_search(report: "SearchReport", as_json: bool) -> None:
     print_result(report.as_dict(), search_text(report), as_json)
     report.check()
     where = shlex.quote(str(report.path))
+    if report.chosen is not None and report.trials[report.chosen].candidate.exits:
+        say(f"next: edgeformer run {where} TEXT --exit auto")
     say(f"next: edgeformer benchmark {where}")

@@ -4,16 +4,17 @@
    says so).
 2. ``mixtures``: int8 with the most sensitive weights left in float32, where int8 alone drops too
    far.
-3. ``cuts``: a smaller model (fewer layers, neurons, heads) for the engine and precision that was
+3. ``exits``: the fastest of each engine that keeps the answers, its texts leaving early.
+4. ``cuts``: a smaller model (fewer layers, neurons, heads) for the engine and precision that was
    fastest among what keeps the answers.
 
-The second and third depend on what was found before: each is a generator that looks at the trials
+All but the first depend on what was found before: each is a generator that looks at the trials
 made so far whenever it is asked for the next candidate.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeformer.device_profiles.profile import DeviceProfile
@@ -55,12 +56,14 @@ class Candidate:
         precision: of that variant.
         fp32_share: share of an int8 file's weights that stays in float32, the most sensitive ones.
         cut: what stays of the model; None for all of it.
+        exits: they are calibrated, and texts leave by ``exit="auto"``.
     """
 
     engine: str
     precision: str
     fp32_share: float = 0.0
     cut: Cut | None = None
+    exits: bool = False
 
     @property
     def name(self) -> str:
@@ -75,12 +78,14 @@ class Candidate:
             parts.append(f"{100 * self.fp32_share:.3g}% fp32")
         if self.cut:
             parts.append(self.cut.name)
+        if self.exits:
+            parts.append("exits")
         return ", ".join(parts)
 
     @property
     def exact(self) -> bool:
         """True if it answers as the original does, but for rounding."""
-        return self.precision == "fp32" and self.cut is None
+        return self.precision == "fp32" and self.cut is None and not self.exits
 
 
 LADDERS = (
@@ -139,6 +144,17 @@ def _kept_well(trial: "Trial", budget: "Budget") -> bool:
     return trial.drop is not None and trial.drop <= limit
 
 
+def exits(trials: "Sequence[Trial]", budget: "Budget") -> "Iterator[Candidate]":
+    """For each engine: exits in the precision that was fastest among what holds the drop.
+
+    Files in float16 have none.
+    """
+    kept = [t for t in trials if budget.holds_drop(t) and t.candidate.precision != "fp16"]
+    for engine in dict.fromkeys(t.candidate.engine for t in kept):
+        of_engine = [t for t in kept if t.candidate.engine == engine]
+        yield replace(min(of_engine, key=lambda t: t.p50_ms or 0.0).candidate, exits=True)
+
+
 def cuts(trials: "Sequence[Trial]", budget: "Budget", sizes: "Sizes") -> "Iterator[Candidate]":
     """Smaller and smaller models, one ladder after the other.
 
@@ -150,7 +166,10 @@ def cuts(trials: "Sequence[Trial]", budget: "Budget", sizes: "Sizes") -> "Iterat
     fits = [t for t in kept if budget.holds_latency(t)]
     if not kept or (fits and budget.max_latency_ms is not None):
         return
-    base = min(kept, key=lambda t: t.p50_ms or 0.0).candidate
+    whole = [t for t in kept if not t.candidate.exits]  # its time is of all layers, as a cut's
+    if not whole:
+        return
+    base = min(whole, key=lambda t: t.p50_ms or 0.0).candidate
     seen = {sizes}
     for ladder in LADDERS:
         for cut in ladder:

@@ -42,6 +42,8 @@ def make_bundle(request: Request, candidate: Candidate, output: Path, tell: Tell
         engines=(candidate.engine,),
         precisions=(candidate.precision,),
         fp32_share=candidate.fp32_share,
+        exits=request.exits if candidate.exits else None,
+        max_drop=request.exit_drop,
         max_length=request.max_length,
         calibration=request.calibration,
         golden=request.golden,

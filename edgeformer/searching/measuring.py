@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeformer.compression.examples import Columns
     from edgeformer.data import Text
     from edgeformer.evaluation.evaluate import EvaluationReport
+    from edgeformer.evaluation.exits import ExitFigures
     from edgeformer.report.schema import Report
     from edgeformer.runtime.bundle import Bundle
 
@@ -45,16 +46,21 @@ class Judge:
         Raises:
             EngineError: the engine fails here.
         """
+        exits = None
         if self.data is not None:
-            trial = self._evaluated(trial, bundle, tell)
+            evaluated = self.evaluate(bundle, tell, exit="auto" if trial.candidate.exits else None)
+            trial, exits = _judged(trial, evaluated), evaluated.exits
         tell("measuring")
         for _ in range(ATTEMPTS):
-            measured = _timed(trial, self.measure(bundle, tokens=tokens))
+            report = self.measure(bundle, tokens=tokens)
+            measured = _timed(trial, report)
             if not measured.void:
                 break
-        return measured
+        return measured if exits is None else _left_early(measured, exits, report.host)
 
-    def evaluate(self, model: Path, tell: Tell, *, original: bool = False) -> "EvaluationReport":
+    def evaluate(
+        self, model: Path, tell: Tell, *, original: bool = False, exit: str | None = None
+    ) -> "EvaluationReport":
         """The figures of a bundle against the original's answers; of the original, which writes
         them."""
         from edgeformer.evaluation.evaluate import evaluate
@@ -65,24 +71,38 @@ class Judge:
             self.data,
             columns=self.columns,
             labels_map=self.labels_map,
+            exit=exit,
             against=None if original else self.answers,
             save_predictions=self.answers if original else None,
             progress=tell,
         )
 
-    def _evaluated(self, trial: Trial, bundle: Path, tell: Tell) -> Trial:
-        report = self.evaluate(bundle, tell)
-        paired = report.against
-        assert paired is not None
-        test = paired.test if report.kind == "single_label" else None
-        interval = paired_interval(test, report.texts) if test else paired.interval
-        return replace(
-            trial,
-            metric=report.metrics[0].value,
-            drop=0.0 - 100 * paired.difference,
-            interval=Interval(0.0 - 100 * interval.high, 0.0 - 100 * interval.low),
-            p_value=paired.test.p_mid if paired.test else None,
-        )
+
+def _judged(trial: Trial, report: "EvaluationReport") -> Trial:
+    """With the figures of an evaluation against the original."""
+    paired = report.against
+    assert paired is not None
+    test = paired.test if report.kind == "single_label" else None
+    interval = paired_interval(test, report.texts) if test else paired.interval
+    return replace(
+        trial,
+        metric=report.metrics[0].value,
+        drop=0.0 - 100 * paired.difference,
+        interval=Interval(0.0 - 100 * interval.high, 0.0 - 100 * interval.low),
+        p_value=paired.test.p_mid if paired.test else None,
+    )
+
+
+def _left_early(trial: Trial, exits: "ExitFigures", host: str) -> Trial:
+    """With the mean time of a text with exits for its time, where it was taken on the machine that
+    is measured: most texts may be quick and some slow, and of that a median says nothing."""
+    means = f"mean {exits.mean_ms:.2f} ms with exits, {exits.mean_ms_without:.2f} ms without"
+    if host:
+        time = f"its time is the p50 of all layers on {host}: means are taken here ({means})"
+    else:
+        time = f"its time is a mean, of the first texts of the data ({means}), not a p50"
+        trial = replace(trial, p50_ms=exits.mean_ms, mean_time=True)
+    return replace(trial, note="; ".join(part for part in (trial.note, time) if part))
 
 
 def _timed(trial: Trial, report: "Report") -> Trial:

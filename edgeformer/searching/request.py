@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeformer.models.checkpoint import LoadedModel
 
 TRAINED_PROBLEMS = ("single_label", "regression")
+EXIT_DROP = 0.5  # points that exits may cost, where a time is the only limit
 MOST_SHARED = 0.5  # of the data's rows that may also be training texts, with a word of warning
 
 
@@ -31,6 +32,7 @@ class Request:
         data: labelled rows to evaluate on; None for none.
         train: labelled texts (texts, for an embedding model) on which smaller models learn; None
             trains nothing.
+        exits: texts on which exits are calibrated; None leaves them out.
         columns: of ``data`` and ``train``.
         labels_map: the model's label for each label that ``data`` names otherwise.
         engines, precisions: to try; empty for the profile's.
@@ -43,6 +45,7 @@ class Request:
     budget: Budget
     data: Path | None = None
     train: Path | None = None
+    exits: Path | None = None
     columns: Columns = field(default_factory=Columns)
     labels_map: Mapping[str, str] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
@@ -59,6 +62,11 @@ class Request:
         from edgeformer.pipeline import default_model
 
         return default_model() if self.model is None else self.model
+
+    @property
+    def exit_drop(self) -> float:
+        """Points that exits may cost."""
+        return EXIT_DROP if self.budget.max_drop is None else self.budget.max_drop
 
 
 def check_options(request: Request) -> None:
@@ -78,6 +86,11 @@ def check_options(request: Request) -> None:
             "--train makes smaller models, and without data nothing tells whether they are right",
             hint="add --eval DATA, other rows than those of --train",
         )
+    if request.exits is not None and request.data is None:
+        raise UsageError(
+            "--exits lets texts leave early, and without data nothing tells whether they are right",
+            hint="add --eval DATA, other rows than those of --exits",
+        )
 
 
 def read_data(request: Request, loaded: "LoadedModel") -> Cases | None:
@@ -94,25 +107,60 @@ def read_data(request: Request, loaded: "LoadedModel") -> Cases | None:
     return read_cases(request.data, card_of(loaded), request.columns, request.labels_map)
 
 
+def read_exits(request: Request, loaded: "LoadedModel") -> Sequence[Text]:
+    """The texts on which exits are calibrated; none where none were given.
+
+    Raises:
+        UsageError: no such file, or a budget that exits cannot have.
+        ModelError: the model has no exits.
+        DataError: malformed, an unknown label, or too few texts.
+    """
+    from edgeformer.checkpoint_model import card_of
+    from edgeformer.converters.exit_calibration import ExitSettings
+    from edgeformer.exit_data import read_exit_data
+
+    if request.exits is None:
+        return ()
+    settings = ExitSettings(request.exit_drop)
+    return read_exit_data(request.exits, card_of(loaded), exit_count(loaded), settings).texts
+
+
+def exit_count(loaded: "LoadedModel") -> int:
+    """Exits of a model, its last layer among them; 0 without any."""
+    from edgeformer.models.exits import ExitClassifier
+
+    module = loaded.module
+    return module.encoder.config.num_layers if isinstance(module, ExitClassifier) else 0
+
+
+def exits_left_out(request: Request, loaded: "LoadedModel") -> tuple[str, ...]:
+    """A note where a model has exits and no texts to calibrate them."""
+    if request.exits is not None or not exit_count(loaded):
+        return ()
+    missing = "--exits DATA" if request.data else "--eval DATA and --exits DATA"
+    return (
+        f"the model has exits, and they were left out: with {missing} (labelled texts that are not"
+        " those of --eval) texts that leave early are tried too",
+    )
+
+
 def shared_rows(request: Request, loaded: "LoadedModel", cases: Cases | None) -> tuple[str, ...]:
     """Words of warning where rows of the data were also trained or calibrated on.
 
     Raises:
-        UsageError: most rows of the data are training texts; or a model that cannot be trained.
-        DataError: training or calibration texts that cannot be read.
+        UsageError: most rows of the data are training texts, or those of the exits; or a model
+            that cannot be trained.
+        ModelError: texts for exits, and a model without.
+        DataError: such texts, or calibration texts, that cannot be read.
     """
     notes = []
     rows = {(case.text, case.pair) for case in cases.rows} if cases else set()
     if request.train is not None:
-        common = len(rows & set(_training_texts(request, loaded)))
-        if common > MOST_SHARED * len(rows):
-            raise UsageError(
-                f"{common} of {len(rows)} texts of {request.data} are also in --train: a model"
-                " that learned them by heart would look good",
-                hint="hold some rows out of --train, and give them as --eval",
-            )
-        if common:
-            notes.append(f"{common} of {len(rows)} texts of the data are also in --train")
+        texts = _training_texts(request, loaded)
+        why = "a model that learned them by heart would look good"
+        notes += _shared(request, rows, texts, "--train", why)
+    exit_texts, why = read_exits(request, loaded), "exits that were fitted to them would look good"
+    notes += _shared(request, rows, exit_texts, "--exits", why)
     if request.calibration is not None:
         common = len(rows & set(read_texts(request.calibration)))
         if common:
@@ -121,6 +169,19 @@ def shared_rows(request: Request, loaded: "LoadedModel", cases: Cases | None) ->
                 " fitted to them, and may do a little worse on others"
             )
     return tuple(notes)
+
+
+def _shared(
+    request: Request, rows: set[Text], texts: Sequence[Text], option: str, why: str
+) -> list[str]:
+    """A word of warning where rows are also among ``texts``; UsageError where most are."""
+    common = len(rows & set(texts))
+    if common > MOST_SHARED * len(rows):
+        raise UsageError(
+            f"{common} of {len(rows)} texts of {request.data} are also in {option}: {why}",
+            hint=f"hold some rows out of {option}, and give them as --eval",
+        )
+    return [f"{common} of {len(rows)} texts of the data are also in {option}"] if common else []
 
 
 def _training_texts(request: Request, loaded: "LoadedModel") -> Sequence[Text]:

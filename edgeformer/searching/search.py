@@ -28,8 +28,21 @@ from edgeformer.plain_json import finite
 from edgeformer.searching.candidates import Sizes
 from edgeformer.searching.making import sizes_of
 from edgeformer.searching.measuring import Measure, Tell
-from edgeformer.searching.request import Request, check_options, path_of, read_data, shared_rows
-from edgeformer.searching.text import failure_text, page_text, sentence
+from edgeformer.searching.request import (
+    Request,
+    check_options,
+    exits_left_out,
+    path_of,
+    read_data,
+    shared_rows,
+)
+from edgeformer.searching.text import (
+    exits_text,
+    failure_text,
+    page_text,
+    sentence,
+    untried_exits_text,
+)
 from edgeformer.searching.trials import Budget, Trial, choose, concessions, pareto, settled
 from edgeformer.searching.walk import Start, Walk
 
@@ -115,6 +128,7 @@ def search(
     max_latency_ms: float | None = None,
     data: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
+    exits: str | os.PathLike[str] | None = None,
     columns: Columns = USUAL_COLUMNS,
     labels_map: Mapping[str, str] | None = None,
     engines: Sequence[str] | None = None,
@@ -138,6 +152,8 @@ def search(
         data: labelled rows to evaluate on (docs/eval.md); needed for ``max_drop``, and to try
             smaller models.
         train: labelled texts on which smaller models learn; None cuts them without training.
+        exits: labelled texts on which the exits of a model are calibrated, as for ``convert``; None
+            lets no text leave early.
         columns: of ``data`` and ``train``.
         labels_map: the model's label for each label that ``data`` names otherwise.
         engines, precisions: to try; None for the profile's engines, in fp32 and the precision that
@@ -152,7 +168,7 @@ def search(
 
     Raises:
         UsageError: no budget, or one that is none; an output that exists; data that is also what
-            the smaller models would be trained on.
+            the smaller models would be trained on, or exits calibrated on.
         ModelError, DataError: a checkpoint or texts that cannot be read.
         EngineError: a package that converting needs is missing.
     """
@@ -163,6 +179,7 @@ def search(
         budget=Budget(max_drop, max_latency_ms),
         data=path_of(data),
         train=path_of(train),
+        exits=path_of(exits),
         columns=columns,
         labels_map=labels_map or {},
         engines=tuple(engines or ()),
@@ -192,7 +209,8 @@ def run_search(request: Request, measure: Measure, tell: Tell) -> SearchReport:
     tell("reading the model")
     loaded = load_checkpoint(request.folder)
     cases = read_data(request, loaded)
-    notes = (*loaded.notices, *shared_rows(request, loaded, cases))
+    shared = shared_rows(request, loaded, cases)
+    notes = (*loaded.notices, *shared, *exits_left_out(request, loaded))
     walk_from = Start(request, profile, cases, _sizes(loaded, cases))
     del loaded
     with staging(request.output) as folder:
@@ -253,6 +271,9 @@ def _notes(walk: Walk, start: Start) -> Iterator[str]:
         yield start.sizes
     if start.request.train is None and any(trial.candidate.cut for trial in trials):
         yield "smaller models were not trained: with --train DATA they would answer better"
+    if start.request.exits is not None and not settled(trials, budget):
+        yield from untried_exits_text(trials)
+    yield from exits_text(trials)
     chosen = choose(trials, budget)
     if chosen is None:
         return

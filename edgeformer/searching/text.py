@@ -1,5 +1,6 @@
 """What a search says: its table, a sentence for the manifest, why nothing fits. Pure functions."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgeformer.cli.text import table
@@ -8,6 +9,8 @@ from edgeformer.searching.trials import Budget, Trial, nearest
 
 if TYPE_CHECKING:
     from edgeformer.searching.search import SearchReport
+
+USE_EXITS = '; to be used with its exits: exit="auto", on the command line --exit auto'
 
 
 def search_text(report: "SearchReport") -> str:
@@ -51,7 +54,7 @@ def sentence(report: "SearchReport") -> str:
         rank = "the first candidate"
     return (
         f"{trial.candidate.name}, {rank} within {budget_text(report.budget)}:"
-        f" {figures_text(report, trial)}"
+        f" {figures_text(report, trial)}{USE_EXITS if trial.candidate.exits else ''}"
     )
 
 
@@ -71,7 +74,10 @@ def figures_text(report: "SearchReport", trial: Trial) -> str:
     if trial.drop is not None:
         parts.append(f"{report.metric} {trial.metric:.4f}, a drop of {trial.drop:.2f} points")
     length = f" at {report.tokens} tokens" if report.tokens else ""
-    parts.append(f"p50 {trial.p50_ms:.2f} ms{length} on {report.machine}")
+    time = f"p50 {trial.p50_ms:.2f} ms{length}"
+    if trial.mean_time:
+        time = f"mean {trial.p50_ms:.2f} ms of a text with exits"
+    parts.append(f"{time} on {report.machine}")
     return ", ".join(parts)
 
 
@@ -87,6 +93,19 @@ def failure_text(report: "SearchReport") -> str:
         f"{tried}; no bundle was written\n"
         f"  the nearest is {trial.candidate.name}: {figures_text(report, trial)}"
     )
+
+
+def exits_text(trials: Sequence[Trial]) -> Iterator[str]:
+    """Of each trial whose texts left early: how, and which time its time is."""
+    for trial in trials:
+        if trial.candidate.exits and trial.works:
+            yield f"{trial.candidate.name}: {trial.note}"
+
+
+def untried_exits_text(trials: Sequence[Trial]) -> Iterator[str]:
+    """Why no texts left early, in a search that went through everything."""
+    if not any(trial.candidate.exits for trial in trials):
+        yield "exits were not tried: nothing that can have them holds the drop"
 
 
 def _title(report: "SearchReport") -> str:
@@ -122,7 +141,8 @@ def _row(report: "SearchReport", place: int) -> tuple[str, ...]:
         trial.candidate.engine,
         f"{trial.size_mb:.1f}",
         *judged,
-        f"{_number(trial.p50_ms, 2)}{' (void)' if trial.void else ''}",
+        f"{_number(trial.p50_ms, 2)}{' (mean)' if trial.mean_time else ''}"
+        f"{' (void)' if trial.void else ''}",
         f"no: {', '.join(missed)}" if missed else "yes",
         "*" if place in report.front else "",
     )

@@ -26,10 +26,12 @@ class Trial:
         interval: that holds the drop with 95 % confidence.
         p_value: McNemar's mid-p that both are equally good; None where answers are not right or
             wrong.
-        p50_ms: median time of one text to its answer; None where it was not measured.
+        p50_ms: median time of one text to its answer, a mean where ``mean_time`` is set; None
+            where it was not measured.
         void: what disturbed the measurement; empty if nothing did.
         note: what a user should know of it.
         problem: why there is no bundle or no figure; empty if there is.
+        mean_time: ``p50_ms`` is the mean time of a text that may leave early.
     """
 
     candidate: Candidate
@@ -42,6 +44,7 @@ class Trial:
     void: str = ""
     note: str = ""
     problem: str = ""
+    mean_time: bool = False
 
     @property
     def works(self) -> bool:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from edgeformer.data import Text, read_texts
 from edgeformer.device_profiles.profile import DeviceProfile
-from edgeformer.errors import EngineError, ModelError, ToleranceError, TrainingError
+from edgeformer.errors import EngineError, InputError, ModelError, ToleranceError, TrainingError
 from edgeformer.evaluation.data import Cases
-from edgeformer.searching.candidates import Candidate, Sizes, cuts, mixtures, precisions
+from edgeformer.searching.candidates import Candidate, Sizes, cuts, exits, mixtures, precisions
 from edgeformer.searching.making import make_bundle
 from edgeformer.searching.measuring import Judge, Measure, Tell, usual_tokens
 from edgeformer.searching.request import Request
@@ -80,6 +80,8 @@ class Walk:
         engines = request.engines or self._start.profile.runtime.engines
         yield from precisions(self._start.profile, engines, request.precisions)
         yield from mixtures(self.trials, budget, self._start.profile)
+        if request.exits is not None:
+            yield from exits(self.trials, budget)
         if isinstance(self._start.sizes, Sizes):
             yield from cuts(self.trials, budget, self._start.sizes)
 
@@ -93,17 +95,21 @@ class Walk:
             make_bundle(self._request, candidate, bundle, tell)
             trial = Trial(candidate, note=self._read(bundle))
             return self._judge.judge(trial, bundle, self.tokens, tell)
-        except (ModelError, EngineError, ToleranceError, TrainingError) as error:
+        except (ModelError, EngineError, InputError, ToleranceError, TrainingError) as error:
             return Trial(candidate, problem=error.message)
 
     def _read(self, bundle: Path) -> str:
-        """The variant's note; also finds out, once, how long the texts are."""
+        """What is to be known of the variant; also finds out, once, how long the texts are."""
+        from edgeformer.converters.exit_calibration import exit_sentence
         from edgeformer.runtime.bundle import open_bundle
 
         with open_bundle(bundle) as opened:
             if self.tokens is None:
                 self.tokens = usual_tokens(opened, self._texts())
-            return opened.manifest.variants[0].note
+            variant = opened.manifest.variants[0]
+        if variant.exits is None or not variant.exits.curve:
+            return variant.note
+        return "; ".join(part for part in (variant.note, exit_sentence(variant.exits)) if part)
 
     def _texts(self) -> tuple[Text, ...]:
         """Those whose length is the usual one; none for the benchmark's own length."""

@@ -111,6 +111,7 @@ def test_convert_passes_every_option_on(
     monkeypatch.setattr(edgeformer.pipeline, "convert", fake)
     options = "--profile rpi4 --engines onnx,numpy,onnx --precision fp32 --task embedding"
     options += f" --max-length 9 --calibration c.txt --golden g.txt --zip --force -o {tmp_path}/o"
+    options += " --exits e.tsv --max-drop 1.5 --exit-criterion patience --exit-predictor"
     result = edgeformer_command("convert", *options.split())
     assert is_error(*result, exit_code=3, says="too far")
     del seen["progress"]
@@ -126,4 +127,8 @@ def test_convert_passes_every_option_on(
         "golden": "g.txt",
         "zip_file": True,
         "force": True,
+        "exits": "e.tsv",
+        "max_drop": 1.5,
+        "exit_criterion": "patience",
+        "exit_predictor": True,
     }

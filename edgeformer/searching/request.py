@@ -65,8 +65,10 @@ class Request:
 
     @property
     def exit_drop(self) -> float:
-        """Points that exits may cost."""
-        return EXIT_DROP if self.budget.max_drop is None else self.budget.max_drop
+        """Points that exits may cost: the budget's; it may be 0 only where there are no exits."""
+        if self.exits is None or self.budget.max_drop is None:
+            return EXIT_DROP
+        return self.budget.max_drop
 
 
 def check_options(request: Request) -> None:

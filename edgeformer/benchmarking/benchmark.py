@@ -12,7 +12,7 @@ is void by name. NumPy and the standard library only.
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,10 @@ from edgeformer.machine import (
     interference,
     read_state,
 )
-from edgeformer.report.schema import BundleFacts, Fidelity, Profile, Report, Result, Roofline
+from edgeformer.report.exit_records import Calibration
+from edgeformer.report.layer_times import Profile, Roofline
+from edgeformer.report.results import Fidelity, Result
+from edgeformer.report.schema import BundleFacts, Report
 from edgeformer.report.tables import count
 
 if TYPE_CHECKING:
@@ -111,6 +114,7 @@ def benchmark(
             profiles = measure_profiles(bundle, cells, results, machine, progress)
             rooflines = measure_rooflines(profiles, progress)
         facts = _facts(path, bundle)
+        calibrations = tuple(_calibrations(_chosen(bundle, engines)))
     end = read_state()
     return Report(
         bundle=facts,
@@ -123,6 +127,7 @@ def benchmark(
         end=end,
         profiles=tuple(profiles),
         roofline=tuple(rooflines),
+        calibrations=calibrations,
         notes=(*notes, *doubts(machine, start), *_unstable(results), *disagreements(results)),
         void_reasons=_void_reasons(machine, start, end, results),
     )
@@ -276,6 +281,23 @@ def _facts(path: str | os.PathLike[str], bundle: "Bundle") -> BundleFacts:
         digest=manifest_digest(manifest),
         forced=manifest.forced,
     )
+
+
+def _calibrations(variants: "Sequence[Variant]") -> Iterator[Calibration]:
+    """What the manifest says of exits that were calibrated."""
+    for variant in variants:
+        table = variant.exits
+        if table is not None and table.curve:
+            yield Calibration(
+                variant=variant.id,
+                criterion=table.criterion,
+                threshold=table.threshold,
+                max_drop=table.max_drop,
+                texts=table.texts,
+                labelled=table.labelled,
+                layers=table.layers[-1],
+                curve=table.curve,
+            )
 
 
 def _unstable(results: Sequence[Result]) -> tuple[str, ...]:

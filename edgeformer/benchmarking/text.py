@@ -2,7 +2,9 @@
 
 from edgeformer.cli.text import cpu_line, table
 from edgeformer.report import tables
-from edgeformer.report.schema import Profile, Report, Result
+from edgeformer.report.layer_times import Profile
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 
 
 def benchmark_text(report: Report) -> str:

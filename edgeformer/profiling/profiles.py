@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from edgeformer.isolation import run_worker
 from edgeformer.machine import Machine, interference, read_state
-from edgeformer.report.schema import OperationTime, Profile, Result, Roofline
+from edgeformer.report.layer_times import OperationTime, Profile, Roofline
+from edgeformer.report.results import Result
 
 if TYPE_CHECKING:
     from edgeformer.benchmarking.benchmark import Cell

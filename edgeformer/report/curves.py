@@ -64,13 +64,15 @@ def tradeoff(
     across = Scale(*bounds(xs), _LEFT, _RIGHT)
     up = Scale(*bounds(ys, 0.08), _BOTTOM, _TOP)
     body = y_axis(up, _LEFT, _RIGHT, y_label) + x_axis(across, _BOTTOM, _TOP, x_label)
-    if level:
-        y = up(level[1])
-        body.append(f'<g class="{_LEVEL_CSS}">{_dashed(y)}</g>')
+    level_y = up(level[1]) if level else None
+    if level_y is not None:
+        body.append(f'<g class="{_LEVEL_CSS}">{_dashed(level_y)}</g>')
     for curve in curves:
         body.append(_drawn(curve, across, up))
     if chosen:
-        body.append(_ringed(chosen, across(chosen.x), up(chosen.y)))
+        body.append(
+            _ringed(chosen, across(chosen.x), up(chosen.y), up(level[1]) if level else None)
+        )
     names = [(curve.css, curve.dash, curve.name) for curve in curves]
     names += [(_LEVEL_CSS, _LEVEL_DASH, level[0])] if level else []
     label = _in_words(curves[0], x_label, y_label, chosen)
@@ -94,11 +96,13 @@ def _drawn(curve: Curve, across: Scale, up: Scale) -> str:
     return f'<g class="{curve.css}"><polyline points="{path}" class="stroke"{pattern}/>{dots}</g>'
 
 
-def _ringed(chosen: Chosen, x: float, y: float) -> str:
-    """The ring; its name is to the right of it, as far as there is room, and further inside."""
+def _ringed(chosen: Chosen, x: float, y: float, level: float | None) -> str:
+    """The ring; its name is to the right of it, as far as there is room, and on the other side of a
+    level that is just above it."""
     below = y < (_TOP + _BOTTOM) / 2
+    above = y - 13 if level is None or not y - 32 < level < y else level - 9
     start = max(_LEFT, min(x + 9, _RIGHT - _LETTER * len(chosen.name)))
-    name = text(start, y + (22 if below else -13), chosen.name, "strong halo")
+    name = text(start, y + 22 if below else above, chosen.name, "strong halo")
     tick = line(x, y + 7, x, _BOTTOM, "grid")
     return f'{tick}<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" class="ring"/>{name}'
 

@@ -108,6 +108,11 @@ class ExitRun:
     void_reasons: tuple[str, ...] = ()
 
     @property
+    def measured(self) -> bool:
+        """True if there are figures."""
+        return not self.error
+
+    @property
     def mean_layers(self) -> float:
         """That a text went through."""
         pairs = zip(self.layers, self.texts, strict=True)

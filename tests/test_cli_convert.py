@@ -112,6 +112,7 @@ def test_convert_passes_every_option_on(
     options = "--profile rpi4 --engines onnx,numpy,onnx --precision fp32 --task embedding"
     options += f" --max-length 9 --calibration c.txt --golden g.txt --zip --force -o {tmp_path}/o"
     options += " --exits e.tsv --max-drop 1.5 --exit-criterion patience --exit-predictor"
+    options += " --exit-layers 2,4"
     result = edgeformer_command("convert", *options.split())
     assert is_error(*result, exit_code=3, says="too far")
     del seen["progress"]
@@ -131,4 +132,5 @@ def test_convert_passes_every_option_on(
         "max_drop": 1.5,
         "exit_criterion": "patience",
         "exit_predictor": True,
+        "exit_layers": (2, 4),
     }

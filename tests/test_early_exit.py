@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeformer.converters.exit_verification import verify_exits
 from edgeformer.converters.verification import Reference
 from edgeformer.device_profiles.profile import load_profile
-from edgeformer.errors import BundleError, EngineError, InputError, ModelError
+from edgeformer.errors import BundleError, EngineError, InputError, ModelError, UsageError
 from edgeformer.models.checkpoint import load_checkpoint
 from edgeformer.pipeline import convert
 from edgeformer.runtime import load
@@ -151,6 +151,33 @@ def test_families_in_segments(family: str) -> None:
                 1, np.abs(wanted).max()
             )
         engine.close()
+
+
+def test_exits_only_where_they_are_wanted(tmp_path: Path) -> None:
+    """Each exit costs time; a text may leave after the layers that were named, and the last."""
+    report = convert(
+        exit_checkpoint(),
+        profile="x86",
+        output=tmp_path / "a.edge",
+        engines=("numpy",),
+        precisions=("fp32",),
+        exit_layers=(3, 1),
+    )
+    with load(report.path) as model:
+        assert model.variant.exits == ExitTable((1, 3, 4))
+        found = model.exit_logits(MIXED)
+        wanted = torch_logits(exit_checkpoint(), tokens(model, MIXED))[[0, 2, 3]]
+        assert np.abs(found - wanted).max() <= 1e-5
+        labels = model.classify(MIXED, exit="patience:1")
+        assert {row[0].exit_layer for row in labels} <= {3, 4}
+
+
+@pytest.mark.parametrize("layers", [(5,), (0, 2), (LAYERS,)])
+def test_layers_that_are_no_exits_are_said(tmp_path: Path, layers: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="are after layers 1 to 3"):
+        convert(exit_checkpoint(), profile="x86", output=tmp_path / "a.edge", exit_layers=layers)
+    with pytest.raises(UsageError, match="this one has none"):
+        convert(profile="x86", output=tmp_path / "a.edge", exit_layers=layers)
 
 
 @pytest.mark.slow

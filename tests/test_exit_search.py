@@ -227,6 +227,7 @@ def test_options_that_do_not_go_together(
         (["--max-latency-ms", "9"], "without --eval DATA the option --exits"),
         ([*data, "--exit-predictor"], "--exit-predictor is for one conversion"),
         ([*data, "--exit-criterion", "patience"], "--exit-criterion is for one conversion"),
+        ([*data, "--exit-layers", "2"], "--exit-layers is for one conversion"),
         (["--eval", files["data"]], "--eval is for a search"),
     ):
         assert is_error(*command(*usual, *words), exit_code=2, says=says)

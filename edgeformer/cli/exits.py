@@ -5,7 +5,18 @@ from typing import Any
 
 import click
 
+from edgeformer.cli.common import split_names
 from edgeformer.errors import UsageError
+
+
+def _split_layers(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...]:
+    names = split_names(ctx, parameter, value) or ()
+    if not all(name.isdecimal() for name in names):
+        raise click.BadParameter("numbers of layers, separated by commas", ctx, parameter)
+    return tuple(int(name) for name in names)
+
 
 _OPTIONS = (
     click.option(
@@ -18,6 +29,12 @@ _OPTIONS = (
         help="entropy, probability or patience.",
     ),
     click.option("--exit-predictor", is_flag=True, help="Predict where unsure texts leave."),
+    click.option(
+        "--exit-layers",
+        metavar="A,B",
+        callback=_split_layers,
+        help="Layers after which texts may leave. Default: all.",
+    ),
 )
 
 

@@ -95,6 +95,7 @@ def convert(
     exits: str | None,
     exit_criterion: str,
     exit_predictor: bool,
+    exit_layers: tuple[int, ...],
     max_drop: float | None,
     max_latency_ms: float | None,
     data: str | None,
@@ -117,6 +118,10 @@ def convert(
     others["--ssh"] = chosen_target()
     check_exit_options(exits, exit_criterion, exit_predictor, max_latency_ms, others)
     if (exits is None or data is not None) and is_search(max_drop, max_latency_ms, others):
+        if exit_layers:
+            raise UsageError(
+                "--exit-layers is for one conversion, not for a search", hint="leave it out"
+            )
         if task is not None:
             raise UsageError(
                 "--task is not for a search: it takes the checkpoint's own task",
@@ -165,6 +170,7 @@ def convert(
             max_drop=0.5 if max_drop is None else max_drop,
             exit_criterion=exit_criterion,
             exit_predictor=exit_predictor,
+            exit_layers=exit_layers,
             zip_file=zip_file,
             force=force,
             progress=shown.stage,

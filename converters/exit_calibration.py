@@ -25,7 +25,8 @@ from edgeformer.converters.exit_predictor import fit_predictor
 from edgeformer.errors import DataError, UsageError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.engine import Engine
-from edgeformer.runtime.exiting import CRITERIA, ExitRule, Lookup, every_exit, replay, thresholds
+from edgeformer.runtime.exit_chain import every_exit
+from edgeformer.runtime.exiting import CRITERIA, ExitRule, Lookup, replay, thresholds
 from edgeformer.runtime.manifest import ExitPoint, ExitTable, Manifest
 
 CONFIDENCE = 0.95

@@ -20,7 +20,7 @@ from edgeformer.converters.prepared import PreparedExits
 from edgeformer.converters.verification import Reference, judge
 from edgeformer.device_profiles.profile import Tolerance
 from edgeformer.runtime.engine import Engine
-from edgeformer.runtime.exiting import every_exit
+from edgeformer.runtime.exit_chain import every_exit
 from edgeformer.runtime.manifest import Parity, Variant
 
 Logits = NDArray[np.float32]

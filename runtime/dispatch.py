@@ -51,11 +51,13 @@ class Exited:
         logits: float32 (texts, classes).
         layers: intp (texts,), layers that each text went through.
         variant: id of the variant that answered.
+        stayed: True if a text went through all layers.
     """
 
     logits: NDArray[Any]
     layers: NDArray[np.intp]
     variant: str
+    stayed: bool
 
 
 class Dispatcher:
@@ -156,6 +158,7 @@ class Dispatcher:
             EngineError: the segments are not those of the model; or as of ``encode``.
         """
         layers: list[NDArray[np.intp]] = []
+        stayed: list[bool] = []
 
         def call(engine: Engine) -> Outputs:
             choice = self._current(self._main)
@@ -170,11 +173,12 @@ class Dispatcher:
             leave = make_leave(variant, times)
             logits, segments = engine.encode_exits(batch, leave)
             assert variant.exits is not None  # else the engine refused
+            stayed.append(len(variant.exits.layers) in segments)
             layers.append(np.array(variant.exits.layers, np.intp)[segments - 1])
             return {"logits": logits}
 
         outputs, variant = self._attempt(self._main, call)
-        return Exited(outputs["logits"], layers[-1], variant)
+        return Exited(outputs["logits"], layers[-1], variant, stayed[-1])
 
     def close(self) -> None:
         """Release every engine."""

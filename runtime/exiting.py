@@ -16,18 +16,17 @@ EdgeBERT's predictor looks up, by the entropy after the first segment, what the 
 ones will be: the first that will be below the threshold is as far as the text goes.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.errors import InputError
-from edgeformer.runtime.batch import RaggedBatch
-from edgeformer.runtime.manifest import Variant
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -89,6 +88,7 @@ class ExitRule:
     threshold: float
 
 
+@functools.lru_cache(maxsize=64)  # asked for each text
 def check_rule(rule: ExitRule, segments: int, classes: int) -> None:
     """Refuse a threshold that the criterion cannot have.
 
@@ -270,94 +270,3 @@ def thresholds(criterion: str, segments: int, classes: int, steps: int) -> tuple
     if criterion == "probability":
         return tuple(1 - k * (1 - 1 / classes) / steps for k in range(steps + 1))
     return tuple(k * math.log(classes) / steps for k in range(steps + 1))
-
-
-def every_exit(
-    run: Callable[[RaggedBatch, Leave], tuple[NDArray[Any], NDArray[np.intp]]],
-    batch: RaggedBatch,
-    segments: int,
-) -> NDArray[np.float32]:
-    """The logits of all texts after each segment, float32 (segments, texts, classes).
-
-    Args:
-        run: ``Engine.encode_exits``.
-        batch: tokenized texts.
-        segments: of the model.
-    """
-    rows: list[tuple[int, NDArray[np.intp], NDArray[Any]]] = []
-
-    def stay(segment: int, texts: NDArray[np.intp], logits: NDArray[Any]) -> Bools:
-        rows.append((segment, texts.copy(), logits.copy()))
-        return np.zeros(len(texts), np.bool_)
-
-    last, _ = run(batch, stay)
-    found = np.zeros((segments, *last.shape), np.float32)
-    for segment, texts, logits in rows:
-        found[segment - 1, texts] = logits
-    found[-1] = last
-    return found
-
-
-def exit_answers(variant: Variant, batch: RaggedBatch) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Room for what ``Engine.encode_exits`` returns.
-
-    Raises:
-        InputError: the variant has no segments.
-    """
-    if variant.exits is None:
-        raise InputError(
-            f"{variant.id} has no exits: a text goes through all of its layers",
-            hint="leave exit and latency_ms out, or convert a model that was trained with exits",
-        )
-    classes = int(variant.segments[-1].outputs[0].shape[-1])
-    return np.zeros((len(batch), classes), np.float32), np.zeros(len(batch), np.intp)
-
-
-State = TypeVar("State")
-
-
-@dataclass(frozen=True)
-class Chain(Generic[State]):
-    """How an engine runs segments: ``State`` is the hidden states in its own form.
-
-    Attributes:
-        step: (segment from 1, the state before it, None before the first) -> the state after it,
-            None after the last, and the logits (texts, classes).
-        keep: (state, bool (texts,)) -> the state of those texts only.
-    """
-
-    step: Callable[[int, State | None], tuple[State | None, NDArray[Any]]]
-    keep: Callable[[State, Bools], State]
-
-
-def run_chain(
-    chain: Chain[State],
-    segments: int,
-    texts: NDArray[np.intp],
-    leave: Leave,
-    answers: tuple[NDArray[Any], NDArray[np.intp]],
-) -> None:
-    """Run some texts from the first segment until all have left.
-
-    Args:
-        chain: of an engine, for just these texts.
-        segments: how many there are.
-        texts: intp (n,), what ``leave`` knows them by, and their rows of ``answers``.
-        leave: see ``Leave``.
-        answers: logits (all texts, classes) and segments (all texts,), filled in.
-    """
-    state: State | None = None
-    for segment in range(1, segments + 1):
-        state, logits = chain.step(segment, state)
-        gone = None if segment == segments else leave(segment, texts, logits)
-        count = len(texts) if gone is None else np.count_nonzero(gone)
-        if gone is None or count == len(texts):
-            answers[0][texts] = logits
-            answers[1][texts] = segment
-            return
-        if count:
-            answers[0][texts[gone]] = logits[gone]
-            answers[1][texts[gone]] = segment
-            texts = texts[~gone]
-            assert state is not None  # of all segments but the last
-            state = chain.keep(state, ~gone)

@@ -4,6 +4,7 @@ runtime/manifest_json.py reads and writes them; docs/bundle.md describes every f
 readers of the format.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,7 +169,7 @@ class Variant:
         files = {program.file for program in self.programs.values()} | {self.weights}
         return tuple(sorted(files - {""}))
 
-    @property
+    @functools.cached_property
     def segments(self) -> tuple[Program, ...]:
         """The programs of an early-exit model in their order; none for other models."""
         count = len(self.exits.layers) if self.exits else 0

@@ -307,11 +307,19 @@ def test_a_long_text_in_windows_leaves_with_its_last_window() -> None:
 class _Clock:
     """Segment times that are given, not measured."""
 
+    rest = 0.0
+
     def __init__(self, seconds: list[float]) -> None:
         self.seconds = seconds
 
     def at(self, length: int, longest: int) -> tuple[float, ...]:
         return tuple(self.seconds)
+
+    def first(self, length: int, longest: int) -> float:
+        return self.seconds[0]
+
+    def note(self, length: int, longest: int, taken: list[float], rest: float) -> None:
+        assert len(taken) <= len(self.seconds) and min(taken) > 0 and rest > 0
 
 
 def test_a_latency_limit_leaves_before_the_segment_that_would_be_late(

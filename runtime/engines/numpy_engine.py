@@ -34,7 +34,8 @@ from edgeformer.runtime.plan import Plan, PlanProgram, parse_plan
 from edgeformer.runtime.turns import Turns
 
 if TYPE_CHECKING:
-    from edgeformer.runtime.exiting import Chain, Leave
+    from edgeformer.runtime.exit_chain import Chain
+    from edgeformer.runtime.exiting import Leave
 
 Array = NDArray[Any]
 
@@ -112,7 +113,7 @@ class NumpyEngine:
     def encode_exits(self, batch: RaggedBatch, leave: "Leave") -> tuple[Array, NDArray[np.intp]]:
         """See ``Engine.encode_exits``; packed texts run some ``CHUNK_TOKENS`` at a time."""
         from edgeformer.runtime.engines.numpy_segments import NumpySegments
-        from edgeformer.runtime.exiting import exit_answers, run_chain
+        from edgeformer.runtime.exit_chain import exit_answers, run_chain
 
         answers = exit_answers(self._variant, batch)
         packed = self._plan(self._variant.segments[0]).layout == "packed"

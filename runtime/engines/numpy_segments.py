@@ -17,7 +17,8 @@ from edgeformer.runtime.engines.packed_rows import (
     packed_tokens,
     token_columns,
 )
-from edgeformer.runtime.exiting import Bools, Chain
+from edgeformer.runtime.exit_chain import Chain
+from edgeformer.runtime.exiting import Bools
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Program, Variant
 

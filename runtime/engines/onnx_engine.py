@@ -163,7 +163,7 @@ class OnnxEngine:
         """See ``Engine.encode_exits``: groups of texts of similar length, which shrink as texts
         leave; or one text at a time."""
         from edgeformer.runtime.engines.padded_segments import padded_chain
-        from edgeformer.runtime.exiting import exit_answers, run_chain
+        from edgeformer.runtime.exit_chain import exit_answers, run_chain
 
         answers = exit_answers(self._variant, batch)
         most = 1 if self._single else MAX_TEXTS

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeformer.runtime.batch import RaggedBatch
-from edgeformer.runtime.exiting import Bools, Chain
+from edgeformer.runtime.exit_chain import Chain
+from edgeformer.runtime.exiting import Bools
 from edgeformer.runtime.inputs import complete_inputs
 from edgeformer.runtime.manifest import Program, Variant
 

@@ -134,7 +134,7 @@ class TfliteEngine:
     ) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """See ``Engine.encode_exits``: one text at a time."""
         from edgeformer.runtime.engines.tflite_segments import text_chain
-        from edgeformer.runtime.exiting import exit_answers, run_chain
+        from edgeformer.runtime.exit_chain import exit_answers, run_chain
 
         answers = exit_answers(self._variant, batch)
         segments = self._variant.segments

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeformer.runtime.exiting import Chain
+from edgeformer.runtime.exit_chain import Chain
 from edgeformer.runtime.manifest import Program
 
 Arrays = dict[str, NDArray[Any]]

@@ -1,9 +1,8 @@
 """``Model.classify`` of a model with exits: each text goes through as many layers as it needs."""
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ from edgeformer.errors import InputError
 from edgeformer.runtime.answers import Label, merge_windows, probabilities, top_labels
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.calls import Call
+from edgeformer.runtime.exit_chain import every_exit
 from edgeformer.runtime.exit_request import ExitRequest
-from edgeformer.runtime.exit_times import SegmentTimes
-from edgeformer.runtime.exiting import Deadline, Leave, every_exit
+from edgeformer.runtime.exit_times import SegmentTimes, TimedText
+from edgeformer.runtime.exiting import Deadline, Leave
 from edgeformer.runtime.manifest import Variant
-from edgeformer.runtime.text import TextRows, encode_in_chunks
-
-_ANSWER_SECONDS = 1e-4  # kept of a deadline for what follows the model: softmax and labels
+from edgeformer.runtime.text import encode_in_chunks
 
 
 def classify_early(
@@ -39,7 +37,7 @@ def classify_early(
         InputError: see ``ExitRequest.rule_for``; or a deadline before the first segment's end.
     """
     if request.latency_ms is None:
-        return _classify(call, texts, pair, top_k, on_long, request, None)
+        return _classify(call, texts, pair, top_k, on_long, request)
     if on_long == "window":
         raise InputError(
             "latency_ms goes with a text as one piece, not in windows",
@@ -47,9 +45,8 @@ def classify_early(
         )
     labels = []
     for i, text in enumerate(texts):
-        end = time.perf_counter() + request.latency_ms / 1000 - _ANSWER_SECONDS
         second = None if pair is None else [pair[i]]
-        labels += _classify(call, [text], second, top_k, on_long, request, end)
+        labels.append(_classify_in_time(call, text, second, top_k, on_long, request))
     return labels
 
 
@@ -78,14 +75,14 @@ def _classify(
     top_k: int | None,
     on_long: str,
     request: ExitRequest,
-    end: float | None,
 ) -> list[list[Label]]:
     labels: list[list[Label]] = []
     begun = time.perf_counter()
     longest = call.card.max_length
     for rows in encode_in_chunks(call.tokenizer, texts, pair, longest, on_long):
         call.count(rows, begun)
-        exited = call.run_exits(rows.batch, _leaving(call, rows, request, end))
+        count = len(rows.batch)
+        exited = call.run_exits(rows.batch, lambda v, _, n=count: request.leave(v, n, None))
         logits, layers = exited.logits, exited.layers
         if rows.windowed:
             logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
@@ -97,28 +94,61 @@ def _classify(
     return labels
 
 
-def _leaving(
-    call: Call, rows: TextRows, request: ExitRequest, end: float | None
-) -> Callable[[Variant, SegmentTimes], Leave]:
-    """Who leaves, once it is known which variant runs. Measuring does not count for ``end``."""
+def _classify_in_time(
+    call: Call,
+    text: str,
+    second: list[str] | None,
+    top_k: int | None,
+    on_long: str,
+    request: ExitRequest,
+) -> list[Label]:
+    """One text by its deadline, and what its segments took noted for the texts to come."""
+    assert request.latency_ms is not None
+    begun = time.perf_counter()
+    end = begun + request.latency_ms / 1000
+    longest = call.card.max_length
+    (rows,) = encode_in_chunks(call.tokenizer, [text], second, longest, on_long)
+    call.count(rows, begun)
+    length = len(rows.batch.ids)
+    ways: list[tuple[SegmentTimes, TimedText]] = []
 
     def make(variant: Variant, times: SegmentTimes) -> Leave:
-        if end is None or request.latency_ms is None:
-            return request.leave(variant, len(rows.batch), None)
-        request.rule_for(variant)  # whether it can exit at all, before anything is measured
-        begun = time.perf_counter()
-        seconds = times.at(int(rows.batch.lengths[0]), call.card.max_length)
-        if seconds[0] > request.latency_ms / 1000:
-            raise InputError(
-                f"latency_ms is {request.latency_ms:g}, and the first of {len(seconds)} segments"
-                f" takes {seconds[0] * 1000:.3g} ms for this text of {len(rows.batch.ids)} tokens"
-                " on this machine",
-                hint="allow more time, or convert with a smaller model or for another engine",
-            )
-        later = end + time.perf_counter() - begun
-        return request.leave(variant, len(rows.batch), Deadline(later, seconds))
+        deadline = _deadline(request, variant, times, length, longest, end)
+        timed = TimedText(request.leave(variant, 1, deadline))
+        ways.append((times, timed))
+        return timed.leave
 
-    return make
+    exited = call.run_exits(rows.batch, make)
+    times, timed = ways[-1]  # of the engine that answered
+    if exited.stayed:
+        timed.marks.append(time.perf_counter())
+    (labels,) = _labels(call, exited.logits, exited.layers, top_k)
+    taken = [stop - start for start, stop in pairwise(timed.marks)]
+    times.note(length, longest, taken, time.perf_counter() - timed.marks[-1])
+    return labels
+
+
+def _deadline(
+    request: ExitRequest,
+    variant: Variant,
+    times: SegmentTimes,
+    length: int,
+    longest: int,
+    end: float,
+) -> Deadline:
+    """When the last segment must have ended. Measuring does not count."""
+    assert request.latency_ms is not None
+    request.rule_for(variant)  # whether it can exit at all, before anything is measured
+    begun = time.perf_counter()
+    seconds = times.at(length, longest)
+    first = times.first(length, longest)
+    if first > request.latency_ms / 1000:
+        raise InputError(
+            f"latency_ms is {request.latency_ms:g}, and the first of {len(seconds)} segments"
+            f" takes {first * 1000:.3g} ms for this text of {length} tokens on this machine",
+            hint="allow more time, or convert with a smaller model or for another engine",
+        )
+    return Deadline(end + time.perf_counter() - begun - times.rest, seconds)
 
 
 def _labels(
@@ -129,6 +159,6 @@ def _labels(
         top_labels(row, names, top_k) for row in probabilities(logits, call.card.problem_type)
     ]
     return [
-        [replace(label, exit_layer=int(layer)) for label in of_text]
-        for of_text, layer in zip(labels, layers, strict=True)
+        [Label(label.name, label.score, layer) for label in of_text]
+        for of_text, layer in zip(labels, layers.tolist(), strict=True)
     ]

@@ -59,8 +59,8 @@ class ExitClassifier(SequenceClassifier):
         activation: as of SequenceClassifier; ramps of one without a dense layer have ``tanh``.
         pooling: as of SequenceClassifier.
         exit_pooling: what ramps read: the ``mean`` of the tokens' states, or ``cls``, the first
-            one, as the papers do. Models that were trained on means (sentence encoders) keep next to
-            nothing in the first token's state until the last layers.
+            one, as the papers do. Models that were trained on means (sentence encoders) keep next
+            to nothing in the first token's state until the last layers.
 
     Raises:
         ModelError: nothing to choose from, or no layer to leave before the last one.

@@ -82,6 +82,11 @@ class Call:
         self._tokenizer = tokenizer
 
     @property
+    def takes_images(self) -> bool:
+        """True where the inputs are images, not texts."""
+        return self._tokenizer is None
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The bundle's; calls with images have none."""
         assert self._tokenizer is not None  # Model gives one to every call with texts

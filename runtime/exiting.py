@@ -350,11 +350,12 @@ def run_chain(
     for segment in range(1, segments + 1):
         state, logits = chain.step(segment, state)
         gone = None if segment == segments else leave(segment, texts, logits)
-        if gone is None or gone.all():
+        count = len(texts) if gone is None else np.count_nonzero(gone)
+        if gone is None or count == len(texts):
             answers[0][texts] = logits
             answers[1][texts] = segment
             return
-        if gone.any():
+        if count:
             answers[0][texts[gone]] = logits[gone]
             answers[1][texts[gone]] = segment
             texts = texts[~gone]

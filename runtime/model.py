@@ -21,6 +21,7 @@ from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.calls import Call, CallStats
 from edgeformer.runtime.dispatch import Dispatcher
 from edgeformer.runtime.manifest import Manifest, Variant
+from edgeformer.runtime.text import text_list
 from edgeformer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -143,14 +144,14 @@ class Model:
             InputError: another task, or inputs of another kind.
         """
         call = self._call("embedding")
-        if self._takes_images:
+        if call.takes_images:
             from edgeformer.runtime.tasks.images import answer_images
 
             vectors = answer_images(call, inputs, "embedding")
         else:
             from edgeformer.runtime.tasks.embedding import embed_texts
 
-            vectors = embed_texts(call, _as_list(inputs), on_long)
+            vectors = embed_texts(call, text_list(inputs), on_long)
         self.last_call = call.stats
         return np.asarray(vectors[0]) if _is_one(inputs) else vectors
 
@@ -222,33 +223,8 @@ class Model:
 
         call = self._call("classification")
         wanted = task.make_candidates(candidates, hypothesis, multi_label)
-        if pair is not None and (wanted or self._takes_images):
-            raise InputError(
-                "a second text goes neither with candidates nor with images", hint="leave pair out"
-            )
-        if exit is not None or latency_ms is not None:
-            from edgeformer.runtime.tasks import early_exit
-
-            if wanted or self._takes_images:
-                raise InputError(
-                    "early exits go neither with candidates nor with images",
-                    hint="leave exit and latency_ms out",
-                )
-            request = early_exit.make_request(exit, latency_ms)
-        else:
-            request = None
-        if request is not None:
-            seconds = None if pair is None else _as_list(pair)
-            labels = early_exit.classify_early(
-                call, _as_list(inputs), seconds, top_k, on_long, request
-            )
-        elif self._takes_images:
-            labels = task.classify_images(call, inputs, wanted, top_k)
-        elif wanted:
-            labels = task.classify_candidates(call, _as_list(inputs), wanted, top_k, on_long)
-        else:
-            seconds = None if pair is None else _as_list(pair)
-            labels = task.classify_texts(call, _as_list(inputs), seconds, top_k, on_long)
+        early = task.make_early(exit, latency_ms)
+        labels = task.classify(call, inputs, pair, wanted, early, top_k, on_long)
         self.last_call = call.stats
         return labels[0] if _is_one(inputs) else labels
 
@@ -265,8 +241,8 @@ class Model:
         from edgeformer.runtime.tasks import early_exit as task
 
         call = self._call("classification")
-        seconds = None if pair is None else _as_list(pair)
-        logits = task.exit_logits(call, _as_list(texts), seconds, on_long)
+        seconds = None if pair is None else text_list(pair)
+        logits = task.exit_logits(call, text_list(texts), seconds, on_long)
         self.last_call = call.stats
         return logits
 
@@ -283,7 +259,7 @@ class Model:
         from edgeformer.runtime.tasks.tagging import tag_texts
 
         call = self._call("token-classification")
-        found = tag_texts(call, _as_list(texts), on_long)
+        found = tag_texts(call, text_list(texts), on_long)
         self.last_call = call.stats
         return found[0] if _is_one(texts) else found
 
@@ -293,7 +269,7 @@ class Model:
         from edgeformer.runtime.tasks.tagging import tag_words
 
         call = self._call("token-classification")
-        found = tag_words(call, _as_list(texts), on_long)
+        found = tag_words(call, text_list(texts), on_long)
         self.last_call = call.stats
         return found
 
@@ -379,7 +355,7 @@ class Model:
         settings = AnswerSettings(
             1 if top_k is None else top_k, stride, max_answer_tokens, no_answer, on_long
         )
-        answers = answer_questions(call, _as_list(question), _as_list(context), settings)
+        answers = answer_questions(call, text_list(question), text_list(context), settings)
         self.last_call = call.stats
         found = answers if top_k is not None else [best[0] for best in answers]
         return found[0] if _is_one(question) else found
@@ -408,14 +384,10 @@ class Model:
         from edgeformer.runtime.tasks.filling import fill_masks
 
         call = self._call("fill-mask")
-        filled = fill_masks(call, _as_list(texts), top_k, on_long)
+        filled = fill_masks(call, text_list(texts), top_k, on_long)
         self.last_call = call.stats
         found = [masks[0] if len(masks) == 1 else masks for masks in filled]
         return found[0] if _is_one(texts) else found
-
-    @property
-    def _takes_images(self) -> bool:
-        return self.manifest.takes_images
 
     def _call(self, task: str) -> Call:
         """A call of the verb for ``task``. Raises InputError where the bundle has another one."""
@@ -425,24 +397,8 @@ class Model:
                 f"this bundle's task is {card.task}, not {task}",
                 hint=f"call model.{VERBS[card.task]}(...)",
             )
-        return Call(card, self._dispatcher, None if self._takes_images else self.tokenizer)
+        return Call(card, self._dispatcher, None if self.manifest.takes_images else self.tokenizer)
 
 
 def _is_one(inputs: Any) -> bool:
     return isinstance(inputs, (str, np.ndarray))
-
-
-def _as_list(texts: Any) -> list[str]:
-    """A list of str from a str or an iterable of str; InputError for anything else."""
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, np.ndarray):
-        raise InputError(
-            "this bundle takes texts, not arrays", hint="pass a str, or call run(...) with arrays"
-        )
-    if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
-        raise InputError(f"expected a text or a list of texts, not {type(texts).__name__}")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {i} is {type(text).__name__}, not str")
-    return list(texts)

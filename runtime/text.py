@@ -1,7 +1,8 @@
 """From texts to token rows: truncation, windows, and the counts that ``last_call`` reports."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,22 @@ from edgeformer.runtime.tokenizer import Encoding, Tokenizer
 
 ON_LONG = ("truncate", "window", "error")
 CHUNK_TEXTS = 512  # texts of one call are tokenized and run so many at a time
+
+
+def text_list(texts: Any) -> list[str]:
+    """A list of str from a str or a sequence of str. Raises InputError for anything else."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, np.ndarray):
+        raise InputError(
+            "this bundle takes texts, not arrays", hint="pass a str, or call run(...) with arrays"
+        )
+    if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
+        raise InputError(f"expected a text or a list of texts, not {type(texts).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {i} is {type(text).__name__}, not str")
+    return list(texts)
 
 
 @dataclass(frozen=True)

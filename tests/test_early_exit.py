@@ -153,6 +153,23 @@ def test_families_in_segments(family: str) -> None:
         engine.close()
 
 
+@pytest.mark.slow
+def test_texts_that_are_padded_to_a_bucket_answer_the_same() -> None:
+    """mpnet's bias by position has no form for any length: each text is padded, once."""
+    path = exit_bundle("tflite", "fp32", "mpnet")
+    with open_bundle(path) as opened, load(path) as model:
+        variant = opened.manifest.variants[0]
+        assert variant.layout == "buckets"
+        batch = tokens(model, MIXED)
+        engine = open_engine(opened, variant, 1)
+        last, _ = engine.encode_exits(batch, lambda k, texts, logits: np.zeros(1, np.bool_))
+        wanted = torch_logits(exit_checkpoint("mpnet"), batch)
+        assert np.abs(last - wanted[-1]).max() <= 1e-4 * max(1, np.abs(wanted).max())
+        with pytest.raises(InputError, match="longer than this file's largest length"):
+            engine.encode_exits(tokens(model, ["a " * 600]), lambda k, texts, logits: texts >= 0)
+        engine.close()
+
+
 @pytest.mark.parametrize(("name", "precision"), VARIANTS)
 def test_a_file_holds_each_weight_once(name: str, precision: str) -> None:
     """Five programs, and no more bytes than the parameters have."""

@@ -48,7 +48,13 @@ def test_figures_are_those_of_the_answers(data: Path) -> None:
     first, last = found.curve[0], found.curve[-1]
     assert first.mean_layers == LAYERS >= last.mean_layers
     assert first.accuracy == pytest.approx((logits[-1].argmax(axis=1) == truth).mean())
-    assert found.mean_ms > 0 and found.mean_ms_without > 0
+    assert found.accuracy == pytest.approx(right.mean())
+    times = found.times
+    assert times.timed_texts == 20 and len(times.worst_ms) == len(times.with_ms) == 60
+    shown = report.as_dict()["exits"]
+    medians = np.median(np.reshape(times.with_ms, (3, 20)), axis=0)
+    assert shown["mean_ms"] == pytest.approx(medians.mean())
+    assert shown["ratio"] == shown["mean_ms"] / times.mean_ms_without
     assert report == read_evaluation(json.loads(json.dumps(report.as_dict())))  # over ssh
 
 
@@ -61,7 +67,9 @@ def test_a_report_shows_where_texts_left(data: Path, tmp_path: Path) -> None:
         add_to_report(path, evaluate(exit_bundle(), data, exit=rule))
     (found,) = read_report(path).exits
     assert found.threshold.startswith("0.69") and sum(found.texts) == 20
-    assert "Early exits" in html_page([read_report(path)])
+    assert found.threshold.startswith("0.69") and len(found.curve) == 21 and found.times
+    page = html_page([read_report(path)])
+    assert "Early exits" in page and "accuracy in % against mean layers of a text" in page
 
 
 def test_the_command_line(

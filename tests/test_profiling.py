@@ -29,7 +29,8 @@ from edgeformer.profiling import (
 from edgeformer.profiling.litert_graph import GraphOp
 from edgeformer.profiling.litert_session import Event, parse_summary
 from edgeformer.profiling.plan_profile import PlanRecorder
-from edgeformer.report.schema import Profile, Report
+from edgeformer.report.layer_times import Profile
+from edgeformer.report.schema import Report
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import missing_engine

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgeformer.report import charts
 from edgeformer.report.charts import Bar, Point, Sampled, Series
+from edgeformer.report.curves import Chosen, Curve, tradeoff
 from edgeformer.report.svg import Scale, escape, log_ticks, shorten, ticks
 
 times = st.floats(0, 1e7)
@@ -143,3 +144,33 @@ def test_shortened_text_keeps_its_ends(text: str, most: int) -> None:
 def test_a_logarithmic_scale_spaces_powers_evenly() -> None:
     scale = Scale(1, 100, 0, 200, logarithmic=True)
     assert [scale(value) for value in (1, 10, 100)] == pytest.approx([0, 100, 200])
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 12), st.floats(0, 100)), min_size=1, max_size=101),
+    st.integers(0, 100),
+    st.floats(0, 100),
+)
+@example([(6.0, 92.0)], 0, 92.0)  # one exit, one answer: no span at all
+def test_a_chosen_place_lies_on_its_curve_and_its_name_inside(
+    points: list[tuple[float, float]], number: int, level: float
+) -> None:
+    x, y = points[number % len(points)]
+    drawing = tradeoff(
+        [Curve("measured", "onnx", tuple(points))],
+        "mean layers of a text",
+        "accuracy in %",
+        Chosen("auto: 4.68 layers, 92.1 %", x, y),
+        ("all layers", level),
+    )
+    assert all(math.isfinite(value) for value in numbers(drawing))
+    path = re.search(r'points="([^"]*)"', drawing)
+    ring = re.search(r'<circle cx="([^"]*)" cy="([^"]*)" r="6.5" class="ring"', drawing)
+    name = re.search(r'<text x="([^"]*)" y="([^"]*)" class="strong halo">auto', drawing)
+    assert path and ring and name
+    assert f"{ring[1]},{ring[2]}" in path[1].split()
+    assert 0 <= float(name[1]) < float(name[1]) + 25 * 6 <= 420
+    assert 0 < float(name[2]) < 236
+    said = re.search(r'aria-label="([^"]*)"', drawing)
+    assert said and "accuracy in % against mean layers of a text" in said[1]
+    assert said[1].endswith("chosen: auto: 4.68 layers, 92.1 %")

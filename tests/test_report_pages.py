@@ -181,6 +181,32 @@ def test_accuracy_is_drawn_beside_the_model_it_was_made_from() -> None:
     assert "PyTorch" not in read(html_page([full_report("a"), full_report("b")])).words
 
 
+def test_exits_are_drawn_whole_and_energy_only_where_it_was_read() -> None:
+    report = full_report()
+    page, text = read(html_page([report])), markdown_page([report])
+    words = " ".join(page.words)
+    for said in ("0.60x", "1.10x", "3.55 layers, 89.2 %", "mean 3.55", "mJ", "21.0"):
+        assert said in words
+    for said in ("0.60x", "1.10x", "89.20 %", "mean 3.55", "mJ"):
+        assert plain(said) in text
+    found = report.calibrations[0]
+    assert found.chosen is not None
+    promise = f"at most {found.chosen.bound:.2f}"
+    assert promise in words and promise in text
+    assert "auto: 4.68 layers" in words  # ringed
+    run = report.exits[1]
+    assert run.times is not None
+    plain_times = replace(run.times, with_mj=None, without_mj=None, worst_mj=None, meter="")
+    unmetered = replace(report, exits=(replace(run, times=plain_times),))
+    for view in (html_page([unmetered]), markdown_page([unmetered])):
+        assert "mJ" not in view and "nergy" not in view
+    lost = replace(run, error="it died", hint="look", texts=(), layers=(), times=None)
+    for view in (html_page, markdown_page):
+        assert "it died" in view([replace(report, exits=(lost,))])
+    refused = replace(found, threshold=None)
+    assert "no threshold kept 0.5" in html_page([replace(report, calibrations=(refused,))])
+
+
 def test_one_workload_stands_for_all_on_the_cards() -> None:
     chosen = reference(labelled([matrix()]))
     assert [row.label for row in chosen] == list(ENGINES)

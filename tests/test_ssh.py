@@ -22,7 +22,14 @@ from typing import Any
 
 import pytest
 
-from edgeformer.errors import BundleError, DataError, EdgeFormerError, RemoteError, UsageError
+from edgeformer.errors import (
+    BundleError,
+    DataError,
+    EdgeFormerError,
+    InputError,
+    RemoteError,
+    UsageError,
+)
 from edgeformer.evaluation.evaluate import evaluate
 from edgeformer.remote.board import Board, connect
 from edgeformer.report.files import read_report
@@ -32,6 +39,7 @@ from edgeformer.runtime.manifest_json import dump_manifest
 from edgeformer.runtime.tuned import table_path
 from tests import labelled_bundles, tiny_bundles
 from tests.command_line import Edgeformer, is_error, process_result, start
+from tests.exit_models import exit_bundle
 from tests.ssh_server import Server, running, soon
 
 
@@ -125,6 +133,19 @@ def test_an_engine_that_the_board_lacks_is_reported_as_the_runtime_reports_it(
     report = board.benchmark(bundle, iterations=3, tokens=8)
     assert [result.state for result in report.results] == ["measured", "missing"]
     assert "edgeformer[onnx]" in report.results[1].hint
+
+
+def test_exits_are_timed_there_on_texts_from_here_or_on_ours(board: Board, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("a film\nanother film\n")
+    settings: dict[str, Any] = {"exit": "0.69", "iterations": 1, "tokens": 8}
+    for texts, dataset in ((file, "2 texts of texts.txt"), (None, "64 of EdgeFormer's own")):
+        report = board.benchmark(exit_bundle(), texts=texts, **settings)
+        (run,) = report.exits
+        assert run.dataset.startswith(dataset) and run.error == ""
+        assert sum(run.texts) == (2 if texts else 64) and run.times is not None
+    with pytest.raises(InputError, match="has no exits"):
+        board.benchmark(tiny_bundles.bundle(), **settings)
 
 
 def test_an_evaluation_there_gives_the_figures_of_one_here(

@@ -185,6 +185,7 @@ def test_everything_that_runs_on_a_board_is_sent_and_nothing_of_the_host() -> No
     todo, seen = ["edgeformer.remote.worker"], set()
     # started by name, each in a process of its own
     todo += ["edgeformer.benchmarking.worker", "edgeformer.tuning.worker"]
+    todo += ["edgeformer.benchmarking.exit_worker"]
     todo += ["edgeformer.profiling.profile_worker"]
     while todo:
         name = todo.pop()

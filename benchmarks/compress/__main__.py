@@ -47,12 +47,20 @@ def main() -> None:
         folder = args.work / name
         files = prepare(name, args.sst2, folder / "data")
         if args.times:
-            write_json(
-                times.measure(folder, read_results(folder / "results")), folder / "results" / TIMES
-            )
+            _measure_times(folder)
         elif not args.publish:
             _run_all(args, files, folder)
-        _write_page(args, folder)
+        if read_results(folder / "results"):
+            _write_page(args, folder)
+        else:
+            print(f"no result of {name} yet, so no page", file=sys.stderr)
+
+
+def _measure_times(folder: Path) -> None:
+    results = read_results(folder / "results")
+    if not results:
+        raise SystemExit(f"nothing to time in {folder}: run without --times first")
+    write_json(times.measure(folder, results), folder / "results" / TIMES)
 
 
 def _run_all(args: argparse.Namespace, files: Files, folder: Path) -> None:
@@ -66,7 +74,8 @@ def _run_all(args: argparse.Namespace, files: Files, folder: Path) -> None:
             return
         if name == TEACHER:
             job = _job(args, files, folder, name, name, seed)
-            _run_once(replace(job, model=base, scale=args.teacher_scale))
+            if _run_once(replace(job, model=base, scale=args.teacher_scale)) is None:
+                raise SystemExit("without a teacher there is nothing to compress")
             teacher = job.folder / "model"
             continue
         assert teacher is not None

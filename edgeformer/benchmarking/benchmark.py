@@ -10,14 +10,28 @@ there). The machine's state is taken before and after, so that a figure from a h
 is void by name. NumPy and the standard library only.
 """
 
-import itertools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
+from edgeformer.benchmarking.exits import (
+    ExitCell,
+    check_exit_options,
+    exit_cells,
+    joined_exits,
+    measure_exits,
+)
+from edgeformer.benchmarking.matrix import (
+    Cell,
+    Counts,
+    cell_name,
+    chosen_variants,
+    counts_of,
+    make_cells,
+    worker_request,
+)
 from edgeformer.benchmarking.rounds import ROUNDS, disagreements, joined
-from edgeformer.benchmarking.workload import Workload, make_workload
 from edgeformer.errors import UsageError
 from edgeformer.isolation import run_worker
 from edgeformer.machine import (
@@ -28,23 +42,17 @@ from edgeformer.machine import (
     interference,
     read_state,
 )
-from edgeformer.report.schema import BundleFacts, Fidelity, Profile, Report, Result, Roofline
-from edgeformer.report.tables import count
+from edgeformer.report.exit_records import Calibration, ExitRun
+from edgeformer.report.layer_times import Profile, Roofline
+from edgeformer.report.results import Fidelity, Result
+from edgeformer.report.schema import BundleFacts, Report
 
 if TYPE_CHECKING:
     from edgeformer.runtime.bundle import Bundle
     from edgeformer.runtime.manifest import Variant
 
-Counts = int | Sequence[int] | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of the matrix: what runs, on how many threads, on what."""
-
-    variant: "Variant"
-    threads: int | None
-    workload: Workload
+Part = TypeVar("Part", Result, ExitRun)
+Progress = Callable[[str], None]
 
 
 def benchmark(
@@ -58,7 +66,9 @@ def benchmark(
     rounds: int | None = None,
     threads: Counts = None,
     per_layer: bool = False,
-    progress: Callable[[str], None] | None = None,
+    exit: str | None = None,
+    texts: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Measure every variant of a bundle, or those named, each point in a fresh process.
 
@@ -76,41 +86,45 @@ def benchmark(
             ``iterations`` says how many calls.
         threads: most threads; None for the profile's.
         per_layer: also find where the time goes, in one more process each.
+        exit: also time single texts with exits beside the same without, as of ``Model.classify``'s
+            ``exit``; here ``iterations`` are calls of each text.
+        texts: file of texts for that, as ``--calibration`` takes it; None for ``text`` or, where
+            that is None, EdgeFormer's own.
         progress: called with a name of each point before it is measured.
 
     Raises:
         UsageError: an engine the bundle has not, or figures that do not fit the model.
+        InputError: ``exit`` where no variant has exits, or none can follow that rule.
         BundleError: the bundle is damaged.
     """
     from edgeformer.runtime.bundle import open_bundle
 
-    lists = [_counts(n, v) for n, v in (("tokens", tokens), ("batch", batch), ("threads", threads))]
-    _counts("iterations", iterations)
-    _counts("rounds", rounds)
+    asked = (("tokens", tokens), ("batch", batch), ("threads", threads))
+    lists = [counts_of(name, value) for name, value in asked]
+    counts_of("iterations", iterations)
+    counts_of("rounds", rounds)
     rounds = rounds or (1 if iterations else ROUNDS)
     if text is not None and tokens is not None:
         raise UsageError("a text of your own has its own length", hint="leave out --tokens")
+    check_exit_options(exit, texts)
+    tell = progress or (lambda name: None)
     machine, start = describe_machine(), read_state()
     with open_bundle(path) as bundle:
-        cells, notes = _cells(bundle, engines, text, *lists)
+        cells, notes = make_cells(bundle, engines, text, *lists)
+        early: list[ExitCell] = []
+        if exit is not None:
+            early, more = exit_cells(bundle, cells, exit, texts, text)
+            notes += more
+        results, exits = _in_rounds(bundle, cells, early, (iterations, rounds), machine, tell)
         profiles: list[Profile] = []
         rooflines: list[Roofline] = []
-        parts: list[list[Result]] = [[] for _ in cells]
-        for number, (part, cell) in itertools.product(
-            range(rounds), list(zip(parts, cells, strict=True))
-        ):
-            if part and not part[-1].measured:
-                continue  # it failed, and would again
-            if progress:
-                progress(_cell_name(cell, cells) + (f", again ({number + 1})" if number else ""))
-            part.append(_measure(bundle, cell, iterations, rounds, machine))
-        results = [joined(part) for part in parts]
         if per_layer:
             from edgeformer.profiling.profiles import measure_profiles, measure_rooflines
 
-            profiles = measure_profiles(bundle, cells, results, machine, progress)
-            rooflines = measure_rooflines(profiles, progress)
+            profiles = measure_profiles(bundle, cells, results, machine, tell)
+            rooflines = measure_rooflines(profiles, tell)
         facts = _facts(path, bundle)
+        calibrations = tuple(_calibrations(chosen_variants(bundle, engines)))
     end = read_state()
     return Report(
         bundle=facts,
@@ -123,9 +137,42 @@ def benchmark(
         end=end,
         profiles=tuple(profiles),
         roofline=tuple(rooflines),
+        exits=tuple(exits),
+        calibrations=calibrations,
         notes=(*notes, *doubts(machine, start), *_unstable(results), *disagreements(results)),
-        void_reasons=_void_reasons(machine, start, end, results),
+        void_reasons=_void_reasons(machine, start, end, [*results, *exits]),
     )
+
+
+def _in_rounds(
+    bundle: "Bundle",
+    cells: Sequence[Cell],
+    early: Sequence[ExitCell],
+    settings: tuple[int | None, int],
+    machine: Machine,
+    tell: Progress,
+) -> tuple[list[Result], list[ExitRun]]:
+    """Every point once, then every point again, as often as ``settings`` (calls, rounds) say."""
+    iterations, rounds = settings
+    parts: list[list[Result]] = [[] for _ in cells]
+    runs: list[list[ExitRun]] = [[] for _ in early]
+    for number in range(rounds):
+        again = f", again ({number + 1})" if number else ""
+        for part, cell in zip(parts, cells, strict=True):
+            if _goes_on(part, cell_name(cell, cells) + again, tell):
+                part.append(_measure(bundle, cell, iterations, rounds, machine))
+        for run, point in zip(runs, early, strict=True):
+            if _goes_on(run, point.name + again, tell):
+                run.append(measure_exits(bundle, point, iterations, rounds, machine))
+    return [joined(part) for part in parts], [joined_exits(run) for run in runs]
+
+
+def _goes_on(parts: "list[Part]", name: str, tell: Progress) -> bool:
+    """Says what is measured next; False for what failed, and would again."""
+    if parts and not parts[-1].measured:
+        return False
+    tell(name)
+    return True
 
 
 _SPEED_VARIABLES = (
@@ -136,15 +183,6 @@ _SPEED_VARIABLES = (
 )
 
 
-def _counts(name: str, value: Counts) -> tuple[int | None, ...]:
-    """The numbers asked for, once each; (None,) where none were."""
-    numbers = (value,) if value is None or isinstance(value, int) else tuple(value)
-    for number in numbers:
-        if number is not None and number < 1:
-            raise UsageError(f"{name} must be at least 1, not {number}")
-    return tuple(dict.fromkeys(numbers)) or (None,)
-
-
 def _versions() -> dict[str, str]:
     from edgeformer import __version__
     from edgeformer.runtime.engine import installed_versions
@@ -152,60 +190,12 @@ def _versions() -> dict[str, str]:
     return {**installed_versions(), "edgeformer": __version__}
 
 
-def _cells(
-    bundle: "Bundle",
-    engines: Sequence[str],
-    text: str | None,
-    tokens: tuple[int | None, ...],
-    batches: tuple[int | None, ...],
-    threads: tuple[int | None, ...],
-) -> tuple[list[Cell], list[str]]:
-    """Every point of the matrix, and what was left out of it."""
-    from edgeformer.runtime.threads import available_threads
-
-    variants = _chosen(bundle, engines)
-    shapes = itertools.product(tokens, batches)
-    workloads = [make_workload(bundle, text, length, batch) for length, batch in shapes]
-    usable = [number if number is None else available_threads(number) for number in threads]
-    notes = [
-        f"{asked} threads were asked for, {used} can be used here"
-        for asked, used in zip(threads, usable, strict=True)
-        if asked != used
-    ]
-    points = itertools.product(variants, dict.fromkeys(usable), dict.fromkeys(workloads))
-    return [Cell(*point) for point in points], notes
-
-
-def _chosen(bundle: "Bundle", engines: Sequence[str]) -> "list[Variant]":
-    variants = bundle.manifest.variants
-    known = {name for v in variants for name in (v.engine, v.id)}
-    for name in engines:
-        if name not in known:
-            raise UsageError(
-                f"the bundle has no engine or variant {name!r}",
-                hint=f"choose of: {', '.join(sorted(known))}",
-            )
-    return [v for v in variants if not engines or v.engine in engines or v.id in engines]
-
-
-def _cell_name(cell: Cell, cells: Sequence[Cell]) -> str:
-    """The variant, and what else tells this point from the others."""
-    name = cell.variant.id
-    if cell.threads and len({c.threads for c in cells}) > 1:
-        name += f", {count(cell.threads, 'thread')}"
-    if len({c.workload.tokens for c in cells}) > 1:
-        name += f", {count(cell.workload.tokens, 'token')}"
-    if len({c.workload.batch for c in cells}) > 1:
-        name += f", {count(cell.workload.batch, 'text')}"
-    return name
-
-
 def _measure(
     bundle: "Bundle", cell: Cell, iterations: int | None, rounds: int, machine: Machine
 ) -> Result:
     from edgeformer.runtime.engine import missing_engine
 
-    files = variant_files(cell.variant)
+    files = cell.variant.files
     blank = _blank(bundle, cell, sum(bundle.size(name) for name in files) / 1e6)
     missing = missing_engine(cell.variant.engine)
     if missing:
@@ -222,21 +212,6 @@ def _measure(
     for name in ("samples_ms", "tokenize_ms", "model_ms"):
         answer[name] = tuple(answer[name])
     return replace(blank, cold_start_ms=cold_start_ms, void_reasons=reasons, **answer)
-
-
-def variant_files(variant: "Variant") -> list[str]:
-    """Paths of the variant's model files."""
-    return list(variant.files)
-
-
-def worker_request(bundle: "Bundle", cell: Cell) -> dict[str, Any]:
-    """What a worker must know to make the calls of ``cell``."""
-    return {
-        "path": str(bundle.path.absolute()),
-        "variant": cell.variant.id,
-        "threads": cell.threads,
-        "workload": asdict(cell.workload),
-    }
 
 
 def _blank(bundle: "Bundle", cell: Cell, file_mb: float) -> Result:
@@ -278,6 +253,23 @@ def _facts(path: str | os.PathLike[str], bundle: "Bundle") -> BundleFacts:
     )
 
 
+def _calibrations(variants: "Sequence[Variant]") -> Iterator[Calibration]:
+    """What the manifest says of exits that were calibrated."""
+    for variant in variants:
+        table = variant.exits
+        if table is not None and table.curve:
+            yield Calibration(
+                variant=variant.id,
+                criterion=table.criterion,
+                threshold=table.threshold,
+                max_drop=table.max_drop,
+                texts=table.texts,
+                labelled=table.labelled,
+                layers=table.layers[-1],
+                curve=table.curve,
+            )
+
+
 def _unstable(results: Sequence[Result]) -> tuple[str, ...]:
     found = list(dict.fromkeys(r.variant for r in results if not r.stable))
     if not found:
@@ -286,7 +278,7 @@ def _unstable(results: Sequence[Result]) -> tuple[str, ...]:
 
 
 def _void_reasons(
-    machine: Machine, start: MachineState, end: MachineState, results: Sequence[Result]
+    machine: Machine, start: MachineState, end: MachineState, results: Sequence[Result | ExitRun]
 ) -> tuple[str, ...]:
     reasons = interference(machine, start, end)
     void = sum(1 for result in results if result.void_reasons)

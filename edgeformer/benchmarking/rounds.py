@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgeformer.report.schema import Result
+from edgeformer.report.results import Result
 from edgeformer.report.statistics import median
 
 ROUNDS = 3

@@ -2,7 +2,11 @@
 
 from edgeformer.cli.text import cpu_line, table
 from edgeformer.report import tables
-from edgeformer.report.schema import Profile, Report, Result
+from edgeformer.report.exit_records import ExitRun
+from edgeformer.report.exit_tables import exit_runs, exit_time_lines, left_text
+from edgeformer.report.layer_times import Profile
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 
 
 def benchmark_text(report: Report) -> str:
@@ -19,6 +23,8 @@ def benchmark_text(report: Report) -> str:
         lines += ["", _marked(tables.result_table(rows, tables.TERMINAL))]
     if staged := tables.staged(rows):
         lines += ["", _marked(tables.result_table(staged, tables.STAGES))]
+    for name, run in exit_runs([report]):
+        lines += ["", *_exit_lines(name, run)]
     for profile in report.profiles:
         lines += ["", *_profile_lines(report, profile)]
     if problems := [r for r in report.results if not r.measured]:
@@ -62,5 +68,13 @@ def _profile_lines(report: Report, profile: Profile) -> list[str]:
     return lines + ([f"note: {profile.note}"] if profile.note else [])
 
 
-def _reason(found: Result | Profile) -> str:
+def _exit_lines(name: str, run: ExitRun) -> list[str]:
+    if not run.measured:
+        return [f"{name}: {_reason(run)}"]
+    lines = [left_text(run.layers, run.texts), *(exit_time_lines(run.times) if run.times else [])]
+    head = f"{name}: {run.mean_layers:.2f} of {run.layers[-1]} layers on average"
+    return [head, *(f"  {line}" for line in lines)]
+
+
+def _reason(found: Result | Profile | ExitRun) -> str:
     return f"{found.error}\n  -> {found.hint}" if found.hint else found.error

@@ -44,6 +44,8 @@ def _numbers(
     help="Most threads to use. Default: the profile's.",
 )
 @click.option("--per-layer", is_flag=True, help="Also find where the time goes.")
+@click.option("--exit", "exit_rule", metavar="auto|T", help="Also time texts that may leave early.")
+@click.option("--texts", metavar="FILE", help="Texts for --exit: .jsonl .csv .txt. Default: ours.")
 @click.option(
     "--report",
     "files",
@@ -65,6 +67,8 @@ def benchmark(
     rounds: int | None,
     threads: tuple[int, ...] | None,
     per_layer: bool,
+    exit_rule: str | None,
+    texts: str | None,
     files: tuple[str, ...],
     force: bool,
     progress: bool | None,
@@ -91,6 +95,8 @@ def benchmark(
             rounds=rounds,
             threads=threads,
             per_layer=per_layer,
+            exit=exit_rule,
+            texts=texts,
             progress=shown.step,
         )
     for file in files:
@@ -98,6 +104,7 @@ def benchmark(
     print_result(report.as_dict(), benchmark_text(report), as_json)
     bad = ("failed", "missing") if engines else ("failed",)
     wrong = [result.variant for result in report.results if result.state in bad]
+    wrong += [f"the exits of {run.variant}" for run in report.exits if not run.measured]
     if wrong or not report.measured:
         what = ", ".join(dict.fromkeys(wrong)) or "any engine of the bundle"
         raise EngineError(f"could not measure {what}", hint=doctor_hint())

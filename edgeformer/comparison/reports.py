@@ -17,7 +17,8 @@ import numpy as np
 
 from edgeformer.comparison.conditions import Condition, Entry, Verdict, check_judged, fail, judge
 from edgeformer.report.files import read_report
-from edgeformer.report.schema import Report, Result
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 from edgeformer.uncertainty import Ratio, mann_whitney, ratio_of_medians
 
 

@@ -104,6 +104,10 @@ class EvaluationReport:
         data = asdict(self)
         for row, minimum in zip(data["minimums"], self.minimums, strict=True):
             row["reached"] = minimum.reached
+        if self.exits is not None:
+            from edgeformer.report.exit_records import derived_times
+
+            data["exits"].update(derived_times(self.exits.times))
         return data
 
     def check(self) -> None:

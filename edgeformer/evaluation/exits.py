@@ -6,12 +6,14 @@
 NumPy and the standard library only: it runs on the device too.
 """
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeformer.benchmarking.exit_times import rule_text, spread, time_exits
+from edgeformer.report.exit_records import CurvePoint, ExitTimes
 
 if TYPE_CHECKING:
     from edgeformer.evaluation.data import Cases
@@ -20,17 +22,6 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # texts at a time
 STEPS = 20  # of the curve
-TIMED_TEXTS = 64
-ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Accuracy (0 to 1) and mean layers of a text at a threshold."""
-
-    threshold: float
-    mean_layers: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,8 @@ class ExitFigures:
         texts: that left after each.
         mean_layers: that a text went through.
         curve: over the range of the criterion, from the strictest threshold on.
-        mean_ms: mean time of one text by itself, the first of the data, with exits.
-        mean_ms_without: the same texts, taken in turns, through all layers as one program.
+        accuracy: of the answers by the rule.
+        times: of single texts of the data, evenly spread over it.
     """
 
     rule: str
@@ -52,8 +43,8 @@ class ExitFigures:
     texts: tuple[int, ...]
     mean_layers: float
     curve: tuple[CurvePoint, ...]
-    mean_ms: float
-    mean_ms_without: float
+    accuracy: float
+    times: ExitTimes
 
 
 def measure_exits(model: "Model", cases: "Cases", rule: str, on_long: str) -> ExitFigures:
@@ -68,24 +59,21 @@ def measure_exits(model: "Model", cases: "Cases", rule: str, on_long: str) -> Ex
     Raises:
         InputError: a model without exits, or a rule that it cannot follow.
     """
-    from edgeformer.runtime.exit_request import make_request
-
-    request = make_request(rule, None)
-    chosen = request.rule_for(model.variant) if request else None
+    named = rule_text(model.variant, rule)
     table = model.variant.exits
-    assert table is not None  # else rule_for raised
-    layers = _layers(model, cases, rule, on_long)
+    assert table is not None  # else rule_text raised
+    layers, right = _answers(model, cases, rule, on_long)
     places = {label: i for i, label in enumerate(cases.labels)}
     truth = np.array([places[str(row.truth)] for row in cases.rows])
-    mean_ms = _mean_ms(model, cases, (rule, None), on_long)
+    texts, pairs = _timed(cases)
     return ExitFigures(
-        rule=rule if chosen is None else f"{rule} ({chosen.criterion} {chosen.threshold:.4g})",
+        rule=named,
         layers=table.layers,
         texts=tuple(int((layers == n).sum()) for n in table.layers),
         mean_layers=float(layers.mean()),
         curve=_curve(table, _logits(model, cases, on_long), truth),
-        mean_ms=mean_ms[0],
-        mean_ms_without=mean_ms[1],
+        accuracy=float(right.mean()),
+        times=time_exits(model, texts, pairs, rule, on_long),
     )
 
 
@@ -95,12 +83,26 @@ def _chunk(cases: "Cases", start: int, size: int = CHUNK) -> tuple[list[str], li
     return [row.text for row in rows], pairs
 
 
-def _layers(model: "Model", cases: "Cases", rule: str, on_long: str) -> NDArray[np.intp]:
-    found: list[int] = []
+def _timed(cases: "Cases") -> tuple[list[str], list[str] | None]:
+    """Texts of all parts of the data, and their second texts."""
+    rows = [cases.rows[n] for n in spread(len(cases.rows))]
+    pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
+    return [row.text for row in rows], pairs
+
+
+def _answers(
+    model: "Model", cases: "Cases", rule: str, on_long: str
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """After which layer each text left, and whether its answer is right."""
+    layers: list[int] = []
+    right: list[bool] = []
     for start in range(0, len(cases.rows), CHUNK):
         answers = model.classify(*_chunk(cases, start), exit=rule, on_long=on_long)
-        found += [labels[0].exit_layer or 0 for labels in answers]
-    return np.array(found, np.intp)
+        layers += [labels[0].exit_layer or 0 for labels in answers]
+        rows = cases.rows[start : start + CHUNK]
+        pairs = zip(answers, rows, strict=True)
+        right += [labels[0].name == row.truth for labels, row in pairs]
+    return np.array(layers, np.intp), np.array(right, np.bool_)
 
 
 def _logits(model: "Model", cases: "Cases", on_long: str) -> NDArray[np.float32]:
@@ -127,20 +129,3 @@ def _curve(
         hits = right[exits, np.arange(texts)]
         points.append(CurvePoint(threshold, float(layers[exits].mean()), float(hits.mean())))
     return tuple(points)
-
-
-def _mean_ms(
-    model: "Model", cases: "Cases", rules: tuple[str | None, ...], on_long: str
-) -> tuple[float, ...]:
-    """Of each rule the mean over texts of the quickest of ``ROUNDS`` calls, in turns; the first
-    round warms up."""
-    texts, pairs = _chunk(cases, 0, TIMED_TEXTS)
-    best = np.full((len(rules), len(texts)), np.inf)
-    for turn in range(ROUNDS + 1):
-        for i, text in enumerate(texts):
-            for k, rule in enumerate(rules):
-                begun = time.perf_counter()
-                model.classify([text], pairs and [pairs[i]], exit=rule, on_long=on_long)
-                taken = time.perf_counter() - begun
-                best[k, i] = min(best[k, i], taken) if turn else np.inf
-    return tuple(float(row.mean() * 1000) for row in best)

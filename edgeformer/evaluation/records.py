@@ -13,8 +13,9 @@ from pathlib import Path
 from edgeformer.errors import UsageError
 from edgeformer.evaluation.evaluate import EvaluationReport
 from edgeformer.evaluation.models import is_checkpoint
+from edgeformer.report.exit_records import ExitRun
 from edgeformer.report.files import read_report, write_reports
-from edgeformer.report.schema import Accuracy, ExitHistogram, Report
+from edgeformer.report.schema import Accuracy, Report
 
 
 def check_report(path: str | os.PathLike[str], model: str | os.PathLike[str]) -> Report:
@@ -68,6 +69,16 @@ def add_to_report(path: str | os.PathLike[str], evaluation: EvaluationReport) ->
     exits = [e for e in report.exits if (e.variant, e.dataset) != key[:2]]
     if evaluation.exits is not None:
         found = evaluation.exits
-        exits.append(ExitHistogram(*key[:2], found.layers, found.texts, found.rule))
+        exits.append(
+            ExitRun(
+                *key[:2],
+                layers=found.layers,
+                texts=found.texts,
+                threshold=found.rule,
+                accuracy=found.accuracy,
+                curve=found.curve,
+                times=found.times,
+            )
+        )
     changed = replace(report, accuracy=(*others, row), exits=tuple(exits))
     write_reports([changed], path, force=True)

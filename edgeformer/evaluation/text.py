@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from edgeformer.cli.text import table
+from edgeformer.report.exit_tables import exit_time_lines, left_text
 
 if TYPE_CHECKING:
     from edgeformer.evaluation.evaluate import EvaluationReport
@@ -38,11 +39,6 @@ def evaluation_text(report: "EvaluationReport") -> str:
 
 def exits_text(exits: "ExitFigures") -> str:
     """Where texts left, what it saved, and the curve."""
-    total = sum(exits.texts)
-    left = ", ".join(
-        f"{n / total:.1%} at {layer}" for layer, n in zip(exits.layers, exits.texts, strict=True)
-    )
-    saved = exits.mean_ms / exits.mean_ms_without
     rows = [
         (f"{point.threshold:.3f}", f"{point.mean_layers:.2f}", f"{point.accuracy:.4f}")
         for point in exits.curve
@@ -50,9 +46,8 @@ def exits_text(exits: "ExitFigures") -> str:
     return "\n".join(
         [
             f"exit {exits.rule}: {exits.mean_layers:.2f} of {exits.layers[-1]} layers on average",
-            f"  left after layer: {left}",
-            f"  {exits.mean_ms:.2f} ms a text with exits, {exits.mean_ms_without:.2f} ms without"
-            f" ({saved:.2f}x)",
+            f"  {left_text(exits.layers, exits.texts)}",
+            *(f"  {line}" for line in exit_time_lines(exits.times)),
             "",
             table(("threshold", "mean layers", "accuracy"), rows),
         ]

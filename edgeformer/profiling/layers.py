@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 
 from edgeformer.profiling.steps import AROUND, Step
-from edgeformer.report.schema import OperationTime
+from edgeformer.report.layer_times import OperationTime
 
 # Steps of these operations are the skeleton of a layer; the rest lies between them.
 _SKELETON = ("linear", "attention", "norm", "activation")

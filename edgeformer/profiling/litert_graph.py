@@ -38,7 +38,7 @@ class GraphOp:
 
 
 def operation_of(op: GraphOp) -> str:
-    """See ``report.schema.OperationTime``."""
+    """See ``report.layer_times.OperationTime``."""
     operation = _BY_OP.get(op.name, "elementwise")
     return "norm" if op.in_norm and operation == "elementwise" else operation
 

@@ -177,7 +177,7 @@ def _shape(item: dict[str, list[int]]) -> tuple[str, tuple[int, ...]]:
 
 
 def operation_of(op: str, inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
-    """See ``report.schema.OperationTime``; inputs are (type, shape)."""
+    """See ``report.layer_times.OperationTime``; inputs are (type, shape)."""
     if op in _PRODUCTS:
         # A product of two activations; weights have two axes, or were packed away and are unseen.
         both = len(inputs) > 1 and min(len(inputs[0][1]), len(inputs[1][1])) > 2

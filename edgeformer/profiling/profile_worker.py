@@ -25,7 +25,7 @@ PLAIN_CALLS = 40
 
 
 def profile(request: dict[str, Any]) -> dict[str, Any]:
-    """In the worker: the figures of ``report.schema.Profile``."""
+    """In the worker: the figures of ``report.layer_times.Profile``."""
     from edgeformer.profiling.layers import roll_up
     from edgeformer.profiling.steps import PROFILED_CALLS, usual
     from edgeformer.runtime.bundle import open_bundle

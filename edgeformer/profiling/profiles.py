@@ -4,20 +4,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgeformer.benchmarking.matrix import Cell, worker_request
 from edgeformer.isolation import run_worker
 from edgeformer.machine import Machine, interference, read_state
-from edgeformer.report.schema import OperationTime, Profile, Result, Roofline
+from edgeformer.report.layer_times import OperationTime, Profile, Roofline
+from edgeformer.report.results import Result
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking.benchmark import Cell
     from edgeformer.runtime.bundle import Bundle
 
-Progress = Callable[[str], None] | None
+Progress = Callable[[str], None]
 
 
 def measure_profiles(
     bundle: "Bundle",
-    cells: "Sequence[Cell]",
+    cells: Sequence[Cell],
     results: Sequence[Result],
     machine: Machine,
     progress: Progress,
@@ -26,15 +27,12 @@ def measure_profiles(
     found = []
     for cell, result in zip(cells, results, strict=True):
         if result.measured:
-            if progress:
-                progress(f"{result.variant}, per layer")
+            progress(f"{result.variant}, per layer")
             found.append(_profile(bundle, cell, result, machine))
     return found
 
 
-def _profile(bundle: "Bundle", cell: "Cell", result: Result, machine: Machine) -> Profile:
-    from edgeformer.benchmarking.benchmark import worker_request
-
+def _profile(bundle: "Bundle", cell: Cell, result: Result, machine: Machine) -> Profile:
     blank = Profile(
         variant=result.variant,
         engine=result.engine,
@@ -58,8 +56,7 @@ def measure_rooflines(profiles: Sequence[Profile], progress: Progress) -> list[R
     """What the machine can do at best, for each number of threads among the profiles."""
     found = []
     for threads in sorted({profile.threads for profile in profiles if profile.rows}):
-        if progress:
-            progress(f"roofline, {threads} threads")
+        progress(f"roofline, {threads} threads")
         outcome = run_worker("edgeformer.profiling.roofline", {"threads": threads})
         if outcome.answer is not None:
             found.append(Roofline(**outcome.answer))

@@ -20,7 +20,7 @@ _TRIES = 5
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: the figures of ``report.schema.Roofline``."""
+    """In a worker: the figures of ``report.layer_times.Roofline``."""
     import numpy as np
 
     from edgeformer.machine import describe_machine, read_state

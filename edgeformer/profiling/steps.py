@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Profiled:
-    """Steps of one call, and how they were found; see ``report.schema.Profile``."""
+    """Steps of one call, and how they were found; see ``report.layer_times.Profile``."""
 
     steps: list[Step]
     profiled_ms: float

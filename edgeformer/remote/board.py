@@ -22,7 +22,7 @@ from edgeformer.remote.connection import Connection, Facts, Tell, call, names_of
 from edgeformer.remote.package import check_bundle, check_file
 
 if TYPE_CHECKING:
-    from edgeformer.benchmarking.benchmark import Counts
+    from edgeformer.benchmarking.matrix import Counts
     from edgeformer.compression.examples import Columns
     from edgeformer.doctor import Diagnosis
     from edgeformer.evaluation.evaluate import EvaluationReport
@@ -98,6 +98,8 @@ class Board:
         rounds: int | None = None,
         threads: "Counts" = None,
         per_layer: bool = False,
+        exit: str | None = None,
+        texts: StrPath | None = None,
         progress: Tell | None = None,
     ) -> "Report":
         """``edgeformer.benchmark`` on the board; the report's ``host`` says whose figures it has.
@@ -106,14 +108,16 @@ class Board:
             RemoteError: the link dropped, or the board is full; and what ``benchmark`` raises.
         """
         check_bundle(Path(path))
+        names = {"path": Path(path)}
+        if texts is not None:
+            check_file(Path(texts))
+            names["texts"] = Path(texts)
         settings = {
             **{"engines": list(engines), "text": text, "tokens": tokens, "batch": batch},
             **{"iterations": iterations, "rounds": rounds, "threads": threads},
-            "per_layer": per_layer,
+            **{"per_layer": per_layer, "exit": exit},
         }
-        report = answers.read_report(
-            self._ask("benchmark", {"path": Path(path)}, settings, progress)
-        )
+        report = answers.read_report(self._ask("benchmark", names, settings, progress))
         facts = replace(report.bundle, path=os.fspath(path))
         return replace(report, bundle=facts, host=self.name)
 

@@ -15,7 +15,7 @@ FOLDERS = (
     *("runtime", "runtime/engines", "runtime/tasks", "device_profiles"),
     *("benchmarking", "evaluation", "tuning", "profiling", "report", "remote", "doctor_models"),
 )
-SINGLE_FILES = ("compression/__init__.py", "compression/examples.py")
+SINGLE_FILES = ("compression/__init__.py", "compression/examples.py", "calibration_texts.txt")
 ENDINGS = (".py", ".toml", ".css", ".zip", ".typed")
 # Modules of the root folder that only a host uses, by the beginnings of their names.
 HOST_MODULES = ("__main__", "pipeline", "checkpoint_model", "image_", "ports")

@@ -7,7 +7,9 @@ workload, the one that most variants were measured at; lines show what changes a
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from edgeformer.report.schema import Profile, Report, Result
+from edgeformer.report.layer_times import Profile
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 from edgeformer.report.tables import Labelled, count, labelled, profile_name, report_names
 
 Key = tuple[int, int, int]

@@ -3,14 +3,15 @@
     html_page([read_report("report.json")])
 
 No script, no request, nothing but what is in the reports: a policy in the page forbids the rest.
-Every string of a report is escaped. The sections are in report/sections.py and
-report/inside.py.
+Every string of a report is escaped. The sections are in report/sections.py,
+report/inside.py and report/exits.py.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeformer.report import inside, sections
+from edgeformer.report.exits import exits
 from edgeformer.report.schema import Report
 from edgeformer.report.svg import escape
 
@@ -31,7 +32,7 @@ def html_page(reports: Sequence[Report]) -> str:
         inside.layers(reports),
         sections.memory(reports),
         inside.accuracy(reports),
-        inside.exits(reports),
+        exits(reports),
         sections.machine(reports),
         sections.footer(reports),
     ]

@@ -1,11 +1,12 @@
-"""The sections of report.html about the model inside: its layers, its answers, its exits."""
+"""The sections of report.html about the model inside: its layers and its answers."""
 
 from collections.abc import Sequence
 
 from edgeformer.report import charts, tables
 from edgeformer.report.blocks import beside, figure, table_html
 from edgeformer.report.choices import MAX_PROFILES, reference, shown_profiles
-from edgeformer.report.schema import Profile, Report, Roofline
+from edgeformer.report.layer_times import Profile, Roofline
+from edgeformer.report.schema import Report
 from edgeformer.report.svg import engine_class, escape
 from edgeformer.report.tables import Labelled, labelled, number
 
@@ -165,21 +166,3 @@ def _accuracy_points(
                 place = (row.result.p50_ms, found.value, found.low, found.high)
                 points.append(charts.Point(label, css, *place))
     return points
-
-
-def exits(reports: Sequence[Report]) -> str:
-    """After which layer texts left a model with early exits."""
-    parts = []
-    for report in reports:
-        for found in report.exits:
-            total = sum(found.texts) or 1
-            drawn = charts.columns(
-                [f"layer {layer}" for layer in found.layers],
-                [100 * count / total for count in found.texts],
-                f"% of {sum(found.texts)} texts",
-                engine_class(found.variant.partition("-")[0]),
-            )
-            rule = f", {found.threshold}" if found.threshold else ""
-            shown = figure(drawn, f"{found.variant} on {found.dataset}{rule}")
-            parts.append(beside(shown, table_html(tables.exit_table(found))))
-    return f"<h2>Early exits</h2>{''.join(parts)}" if parts else ""

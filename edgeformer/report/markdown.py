@@ -3,9 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from edgeformer.report import tables
+from edgeformer.report import exit_tables, tables
 from edgeformer.report.choices import shown_profiles
-from edgeformer.report.schema import Profile, Report
+from edgeformer.report.exit_records import ExitRun
+from edgeformer.report.layer_times import Profile
+from edgeformer.report.schema import Report
 from edgeformer.report.tables import Table, labelled
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#!|~])")
@@ -56,8 +58,23 @@ def _answers(reports: Sequence[Report]) -> list[str]:
     near = tables.fidelity_table(labelled(reports))
     if near.rows:
         parts += ["## Nearness to PyTorch", as_table(near)]
-    for found in (found for report in reports for found in report.exits):
-        parts += [f"## Early exits: {plain(found.variant)}", as_table(tables.exit_table(found))]
+    for name, run in exit_tables.exit_runs(reports):
+        parts += [f"## Early exits: {plain(name)}", *_exits(run)]
+    for name, found in exit_tables.calibrations(reports):
+        parts += [f"## Calibration of exits: {plain(name)}"]
+        parts += [plain(exit_tables.calibration_text(found)) + "."]
+    return parts
+
+
+def _exits(run: ExitRun) -> list[str]:
+    if run.error:
+        return [plain(f"{run.error} {run.hint}")]
+    parts = [as_table(exit_tables.exit_table(run))]
+    if run.times:
+        parts.append(as_table(exit_tables.exit_time_table(run.times)))
+    if run.accuracy is not None:
+        parts.append(f"Accuracy {100 * run.accuracy:.2f} %; over the range of thresholds:")
+        parts.append(as_table(exit_tables.exit_curve_table(run)))
     return parts
 
 

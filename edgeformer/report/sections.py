@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from edgeformer.report import charts, tables
 from edgeformer.report.blocks import beside, figure, many, table_html
 from edgeformer.report.choices import AXES, along, reference, workload_text
-from edgeformer.report.schema import Report, Result
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 from edgeformer.report.svg import engine_class, escape
 from edgeformer.report.tables import Labelled, labelled, number
 

@@ -7,7 +7,9 @@ in every row or nothing at all.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from edgeformer.report.schema import ExitHistogram, Profile, Report, Result, Roofline
+from edgeformer.report.layer_times import Profile, Roofline
+from edgeformer.report.results import Result
+from edgeformer.report.schema import Report
 
 Column = tuple[str, Callable[[Result], str]]
 
@@ -237,15 +239,6 @@ def operation_table(profile: Profile, roofline: Roofline | None) -> Table:
 def roofline_of(report: Report, threads: int) -> Roofline | None:
     """The roofline of that number of threads, if it was measured."""
     return next((found for found in report.roofline if found.threads == threads), None)
-
-
-def exit_table(found: ExitHistogram) -> Table:
-    """Texts that left after each layer, and the mean number of layers."""
-    total = sum(found.texts) or 1
-    pairs = list(zip(found.layers, found.texts, strict=True))
-    rows = [(f"layer {layer}", str(count), f"{count / total:.1%}") for layer, count in pairs]
-    mean = sum(layer * count for layer, count in pairs) / total
-    return Table(("left after", "texts", "share"), (*rows, (f"mean {mean:.2f}", str(total), "")))
 
 
 def machine_table(report: Report) -> Table:

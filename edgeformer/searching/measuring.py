@@ -96,12 +96,13 @@ def _judged(trial: Trial, report: "EvaluationReport") -> Trial:
 def _left_early(trial: Trial, exits: "ExitFigures", host: str) -> Trial:
     """With the mean time of a text with exits for its time, where it was taken on the machine that
     is measured: most texts may be quick and some slow, and of that a median says nothing."""
-    means = f"mean {exits.mean_ms:.2f} ms with exits, {exits.mean_ms_without:.2f} ms without"
+    times = exits.times
+    means = f"mean {times.mean_ms:.2f} ms with exits, {times.mean_ms_without:.2f} ms without"
     if host:
         time = f"its time is the p50 of all layers on {host}: means are taken here ({means})"
     else:
-        time = f"its time is a mean, of the first texts of the data ({means}), not a p50"
-        trial = replace(trial, p50_ms=exits.mean_ms, mean_time=True)
+        time = f"its time is a mean, of texts of the data ({means}), not a p50"
+        trial = replace(trial, p50_ms=times.mean_ms, mean_time=True)
     return replace(trial, note="; ".join(part for part in (trial.note, time) if part))
 
 

@@ -53,7 +53,15 @@ def open_engine(
     def open_file(name: str) -> Any:
         model = bundle.file_path(name) or bundle.read(name)
         spinning = not shares_process
-        session = open_session(model, threads, variant.provider, name, spinning, weights=weights)
+        session = open_session(
+            model,
+            threads,
+            variant.provider,
+            name,
+            spinning,
+            weights=weights,
+            shared_memory=name in later and not variant.provider,
+        )
         for program in variant.programs.values():
             if program.file == name:
                 _check_ports(session, program, variant.layout)

@@ -4,6 +4,8 @@ Touches the environment variable ORT_DISABLE_TELEMETRY, which must be set before
 on Linux otherwise writes a database under the home directory as soon as it is imported.
 """
 
+import contextlib
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -119,6 +121,7 @@ def open_session(
     spinning: bool = True,
     profile: str = "",
     weights: Mapping[str, bytes] | None = None,
+    shared_memory: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
@@ -130,6 +133,8 @@ def open_session(
         spinning: idle threads wait for more work in a loop, which is quicker but takes a CPU.
         profile: write times of every node to a file whose name starts so; empty for none.
         weights: files that the model has its weights in, where they do not lie beside it.
+        shared_memory: compute in the memory of the process's other sessions that do: sessions that
+            run one after the other find it in the CPU's caches.
 
     Raises:
         EngineError: no usable onnxruntime, no such provider here, or a model of a newer format.
@@ -143,6 +148,8 @@ def open_session(
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = profile
+        if shared_memory:
+            _share_memory(library, options)
         if weights:
             _give_weights(options, weights, name)
         session = library.InferenceSession(source, options, providers=chosen)
@@ -185,6 +192,20 @@ def _options(library: Any, threads: int, spinning: bool) -> Any:
         "optimization.disable_specified_optimizers", "SkipLayerNormFusion"
     )
     return options
+
+
+@functools.cache
+def _register_arena(library: Any) -> None:
+    kind = library.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = library.OrtMemoryInfo("Cpu", kind, 0, library.OrtMemType.DEFAULT)
+    with contextlib.suppress(Exception):  # the process has registered one: that one it is
+        library.create_and_register_allocator(memory, None)
+
+
+def _share_memory(library: Any, options: Any) -> None:
+    if hasattr(library, "create_and_register_allocator"):
+        _register_arena(library)
+        options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def _give_weights(options: Any, weights: Mapping[str, bytes], name: str) -> None:

@@ -122,12 +122,8 @@ class TfliteEngine:
             raise InputError("this model takes no texts", hint="call run() with its named inputs")
         parts = {port.name: [_nothing(port)] for port in program.outputs}
         for i in range(len(batch)):
-            tokens = slice(batch.offsets[i], batch.offsets[i + 1])
-            given = {"input_ids": batch.ids[None, tokens]}
-            if "token_type_ids" in names:
-                given["token_type_ids"] = batch.type_ids[None, tokens]
-            row = complete_inputs(program.inputs, given)
-            answer = self._run_row(program, row, given["input_ids"].shape[1])
+            row, length = _text(program, batch, i)
+            answer = self._run_row(program, row, length)
             for port in program.outputs:
                 part = answer[port.name]
                 parts[port.name].append(part[0] if "sequence" in port.shape else part)
@@ -137,18 +133,22 @@ class TfliteEngine:
         self, batch: RaggedBatch, leave: "Leave"
     ) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """See ``Engine.encode_exits``: one text at a time."""
-        from edgeformer.runtime.engines.padded_segments import padded_chain
+        from edgeformer.runtime.engines.tflite_segments import text_chain
         from edgeformer.runtime.exiting import exit_answers, run_chain
 
         answers = exit_answers(self._variant, batch)
+        segments = self._variant.segments
         for i in range(len(batch)):
-            chain = padded_chain(self._variant, batch.select([i]), self._run_segment)
-            texts = np.array([i], np.intp)
-            run_chain(chain, len(self._variant.segments), texts, leave, answers)
-        return answers
+            row, length = _text(segments[0], batch, i)
+            bucket = self._bucket(segments[0], length)
+            padded = {p.name: _padded(p, row[p.name], bucket) for p in segments[0].inputs}
 
-    def _run_segment(self, program: Program, arrays: Arrays) -> Arrays:
-        return self._run_row(program, arrays, _size(program.inputs, arrays, "sequence"))
+            def run(program: Program, arrays: Arrays, bucket: int = bucket) -> Arrays:
+                return _call(self._sessions[program.file], _entry(program, bucket), arrays)
+
+            chain = text_chain(segments, padded, run)
+            run_chain(chain, len(segments), np.array([i], np.intp), leave, answers)
+        return answers
 
     def close(self) -> None:
         """Release the files; the engine cannot be used afterwards."""
@@ -157,6 +157,13 @@ class TfliteEngine:
 
     def _run_row(self, program: Program, arrays: Arrays, length: int) -> Arrays:
         """One text of ``length`` tokens, padded to its bucket, its answer cut back."""
+        bucket = self._bucket(program, length)
+        padded = {p.name: _padded(p, arrays[p.name], bucket) for p in program.inputs}
+        answer = _call(self._sessions[program.file], _entry(program, bucket), padded)
+        return {p.name: _cut(p, answer[p.name], length) for p in program.outputs}
+
+    def _bucket(self, program: Program, length: int) -> int:
+        """The length at which a text of ``length`` tokens runs."""
         lengths = (max(length, 1),) if self._any_length else program.buckets
         bucket = next((b for b in lengths if b >= length), None)
         if bucket is None:
@@ -165,9 +172,7 @@ class TfliteEngine:
                 f" {program.buckets[-1]}",
                 hint="shorten or split the text, or convert with larger length.bucket_tokens",
             )
-        padded = {p.name: _padded(p, arrays[p.name], bucket) for p in program.inputs}
-        answer = _call(self._sessions[program.file], _entry(program, bucket), padded)
-        return {p.name: _cut(p, answer[p.name], length) for p in program.outputs}
+        return bucket
 
     def _run_example_shape(self, program: Program, arrays: Arrays) -> Arrays:
         session = self._sessions[program.file]
@@ -209,6 +214,15 @@ def _entry(program: Program, bucket: int) -> str:
 def _example_entries(program: Program, shapes: Mapping[str, Any]) -> list[str]:
     prefix = program.entry.split("{")[0]
     return [key for key in shapes if key.startswith(prefix)]
+
+
+def _text(program: Program, batch: RaggedBatch, i: int) -> tuple[Arrays, int]:
+    """Text ``i`` as inputs of a program that reads tokens, and its length."""
+    tokens = slice(batch.offsets[i], batch.offsets[i + 1])
+    given = {"input_ids": batch.ids[None, tokens]}
+    if any(port.name == "token_type_ids" for port in program.inputs):
+        given["token_type_ids"] = batch.type_ids[None, tokens]
+    return complete_inputs(program.inputs, given), given["input_ids"].shape[1]
 
 
 def _size(ports: tuple[Port, ...], arrays: Arrays, symbol: str) -> int:

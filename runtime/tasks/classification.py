@@ -7,7 +7,7 @@ sentence about each label: Yin et al., "Benchmarking Zero-shot Text Classificati
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from edgeformer.errors import InputError
 from edgeformer.runtime.answers import Label, merge_windows, probabilities, top_labels
 from edgeformer.runtime.calls import Call
 from edgeformer.runtime.manifest import ModelCard
+from edgeformer.runtime.text import text_list
+
+if TYPE_CHECKING:
+    from edgeformer.runtime.exit_request import ExitRequest
 
 HYPOTHESIS = "This example is {}."
 
@@ -47,6 +51,52 @@ class Candidates:
                 f"the hypothesis {self.hypothesis!r} has no place for the label",
                 hint=f"write {{}} where it goes, as in {HYPOTHESIS!r}",
             )
+
+
+def classify(
+    call: Call,
+    inputs: Any,
+    pair: Any,
+    candidates: Candidates | None,
+    early: "ExitRequest | None",
+    top_k: int | None,
+    on_long: str,
+) -> list[list[Label]]:
+    """The best labels of each input, in the one way that the arguments ask for.
+
+    Raises:
+        InputError: inputs of another kind, or arguments that do not go together.
+    """
+    special = candidates is not None or call.takes_images
+    if special and pair is not None:
+        raise InputError(
+            "a second text goes neither with candidates nor with images", hint="leave pair out"
+        )
+    if special and early is not None:
+        raise InputError(
+            "early exits go neither with candidates nor with images",
+            hint="leave exit and latency_ms out",
+        )
+    if call.takes_images:
+        return classify_images(call, inputs, candidates, top_k)
+    texts, seconds = text_list(inputs), None if pair is None else text_list(pair)
+    if candidates is not None:
+        return classify_candidates(call, texts, candidates, top_k, on_long)
+    if early is not None:
+        from edgeformer.runtime.tasks.early_exit import classify_early
+
+        return classify_early(call, texts, seconds, top_k, on_long, early)
+    return classify_texts(call, texts, seconds, top_k, on_long)
+
+
+def make_early(exit: Any, latency_ms: Any) -> "ExitRequest | None":
+    """What a caller asked of early exits, None for nothing. Raises InputError as ``make_request``
+    does; without exits nothing of theirs is imported."""
+    if exit is None and latency_ms is None:
+        return None
+    from edgeformer.runtime.exit_request import make_request
+
+    return make_request(exit, latency_ms)
 
 
 def classify_texts(

@@ -13,13 +13,11 @@ from edgeformer.errors import InputError
 from edgeformer.runtime.answers import Label, merge_windows, probabilities, top_labels
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.calls import Call
-from edgeformer.runtime.exit_request import ExitRequest, make_request
+from edgeformer.runtime.exit_request import ExitRequest
 from edgeformer.runtime.exit_times import SegmentTimes
 from edgeformer.runtime.exiting import Deadline, Leave, every_exit
 from edgeformer.runtime.manifest import Variant
 from edgeformer.runtime.text import TextRows, encode_in_chunks
-
-__all__ = ["classify_early", "exit_logits", "make_request"]
 
 _ANSWER_SECONDS = 1e-4  # kept of a deadline for what follows the model: softmax and labels
 

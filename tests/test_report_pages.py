@@ -203,6 +203,10 @@ def test_exits_are_drawn_whole_and_energy_only_where_it_was_read() -> None:
     lost = replace(run, error="it died", hint="look", texts=(), layers=(), times=None)
     for view in (html_page, markdown_page):
         assert "it died" in view([replace(report, exits=(lost,))])
+    assert run.times is not None and "2 threads" not in words
+    other = replace(run, times=replace(run.times, threads=2))
+    both = " ".join(read(html_page([replace(report, exits=(run, other))])).words)
+    assert "0.2), 1 thread" in both and "0.2), 2 threads" in both
     refused = replace(found, threshold=None)
     assert "no threshold kept 0.5" in html_page([replace(report, calibrations=(refused,))])
 

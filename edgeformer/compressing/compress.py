@@ -249,7 +249,7 @@ def _report(
 
     head = inputs.student.head
     if isinstance(module, ExitClassifier):
-        head = replace(head, exits=True, exit_pooling=module.pooling)
+        head = replace(head, exits=True, exit_pooling=module.exit_pooling)
     made = with_module(inputs.student, module, head)
     report = CompressionReport(
         path=output,

@@ -18,6 +18,7 @@ from edgeformer.compression.layer_maps import LayerMap, attention_pairs
 from edgeformer.compression.recipe import Loss
 from edgeformer.compression.traces import Trace, attention_scores
 from edgeformer.errors import UsageError
+from edgeformer.models.heads import pool
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Side:
         answer: outputs by name, float32; ``exits`` are the logits of the off-ramps, (batch, ramps,
             classes).
         trace: empty where no loss looks inside.
+        pooling: what its classifier reads of the last states, ``cls`` or ``mean``.
     """
 
     answer: Mapping[str, torch.Tensor]
     trace: Trace = field(default_factory=Trace)
+    pooling: str = "cls"
 
     @property
     def logits(self) -> torch.Tensor:
@@ -42,12 +45,16 @@ class Side:
         """States of ``layer_maps``: 0 for the embeddings'; float (batch, sequence, hidden)."""
         return self.trace.hidden[index].float()
 
-    def text(self) -> torch.Tensor:
+    def text(self, mask: torch.Tensor) -> torch.Tensor:
         """One vector of each text: the embedding, or what a classifier reads (the state of the
-        first token, the last states of a BiLSTM); float (batch, size)."""
+        first token or the mean of all, the last states of a BiLSTM); float (batch, size).
+
+        Args:
+            mask: of the batch, integers (batch, sequence).
+        """
         if "embedding" in self.answer:
             return self.answer["embedding"]
-        return self.trace.final[:, 0].float()
+        return pool(self.trace.final.float(), mask, self.pooling, normalized=False)
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ def _patient_mse(bound: BoundLoss, seen: Seen) -> torch.Tensor:
 
 def _text_mse(bound: BoundLoss, seen: Seen) -> torch.Tensor:
     return distill_hidden.hidden_mse(
-        seen.student.text(), seen.teacher.text(), None, bound.projection
+        seen.student.text(seen.mask), seen.teacher.text(seen.mask), None, bound.projection
     )
 
 

@@ -19,6 +19,7 @@ from edgeformer.models.bilstm import BiLstmConfig
 from edgeformer.models.build import HeadConfig, make_model
 from edgeformer.models.config import EncoderConfig
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.heads import SequenceClassifier
 
 
 def make_student(
@@ -36,12 +37,16 @@ def make_student(
         The student on the teacher's device, in eval mode, and the settings of its head.
 
     Raises:
-        UsageError: sizes that make no student of this teacher.
+        UsageError: sizes that make no student of this teacher, or ``reads`` for another task.
         ModelError: the teacher is not an Encoder of EdgeFormer.
     """
     device = next(teacher.parameters()).device
+    head = _head(student, teacher, head)
     if student.kind in ("same", "layers"):
-        return _from_teacher(student, teacher).to(device), head
+        made = _from_teacher(student, teacher).to(device)
+        if isinstance(made, SequenceClassifier):
+            made.pooling = head.text_reads
+        return made, head
     encoder = encoder_of(teacher)
     if student.kind == "bilstm":
         made, head = _bilstm(student, encoder, head, seed)
@@ -53,6 +58,16 @@ def make_student(
     copy_from_teacher(made, teacher)
     _start_table(encoder_of(made), encoder)
     return made, head
+
+
+def _head(student: Student, teacher: nn.Module, head: HeadConfig) -> HeadConfig:
+    if student.reads and not isinstance(teacher, SequenceClassifier):
+        raise UsageError(
+            f"reads = {student.reads!r} is for classifiers of texts, and the teacher is a"
+            f" {type(teacher).__name__}",
+            hint="the recipe finetune makes a classifier of an encoder",
+        )
+    return replace(head, text_reads=student.reads or head.text_reads)
 
 
 def num_layers(student: Student, teachers: int) -> int:

@@ -7,6 +7,7 @@ with objective.watching():
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from edgeformer.compression.model_config import config_of
 from edgeformer.compression.traces import Trace, traced
 from edgeformer.models.bilstm import BiLstmEncoder
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.heads import SequenceClassifier
 
 Asked = Callable[[Batch, torch.Tensor], dict[str, torch.Tensor]]
 """A batch and the numbers of its examples, int64 (batch,), to a model's answer by name."""
@@ -78,16 +80,20 @@ class Objective:
             batch: inputs and labels, on the models' device.
             rows: int64 (batch,), numbers of the examples.
         """
-        teacher = Side({}, self._traces[1])
+        teacher = Side({}, self._traces[1], _pooling(self._teacher))
         if self._teacher_logits is not None:
             known = self._teacher_logits[rows].to(batch["attention_mask"].device)
-            teacher = Side({"logits": known}, self._traces[1])
+            teacher = replace(teacher, answer={"logits": known})
         elif self._teacher is not None:
             with torch.no_grad():
-                teacher = Side(ask(self._teacher, batch, self._bf16), self._traces[1])
-        student = Side(self._asked(batch, rows), self._traces[0])
+                teacher = replace(teacher, answer=ask(self._teacher, batch, self._bf16))
+        student = Side(self._asked(batch, rows), self._traces[0], _pooling(self._student))
         seen = Seen(batch, student, teacher)
         return {n: bound(seen) for n, bound in zip(self._names, self._losses, strict=True)}
+
+
+def _pooling(model: nn.Module | None) -> str:
+    return model.pooling if isinstance(model, SequenceClassifier) else "cls"
 
 
 def ask(model: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, torch.Tensor]:

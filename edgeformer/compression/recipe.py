@@ -232,6 +232,8 @@ class Student:
         stacked_ffns: feed-forward blocks in a layer of a ``mobilebert``.
         embedding_size: width of the token table; 0 leaves it. A copied table is factorised by SVD.
         tied: all layers share one set of weights, the mean of theirs.
+        reads: what the student's classifier reads: the ``mean`` of the tokens' states, or ``cls``,
+            the first one; empty for what the teacher's does.
     """
 
     kind: str = choice(STUDENT_KINDS, default="same")
@@ -246,6 +248,7 @@ class Student:
     stacked_ffns: int = number(0, least=0)
     embedding_size: int = number(0, least=0)
     tied: bool = False
+    reads: str = choice(("", *POOLINGS), default="")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class HeadConfig:
         activation: after the dense layer of a classifier or of a masked language model; empty for
             a classifier without one.
         narrows: that layer of a masked language model narrows to the width of the token table.
+        text_reads: what a classifier of texts reads: ``cls`` or ``mean``.
         image_reads: one of ``IMAGE_CLASSIFIERS``; for classes of images.
         exits: a classifier of texts has an off-ramp after each layer but the last.
         exit_pooling: what off-ramps read: ``mean`` or ``cls``.
@@ -42,6 +43,7 @@ class HeadConfig:
     normalized: bool = True
     activation: str = "tanh"
     narrows: bool = True
+    text_reads: str = "cls"
     image_reads: str = "cls"
     exits: bool = False
     exit_pooling: str = "mean"
@@ -72,9 +74,10 @@ def make_model(config: ModelConfig, head: HeadConfig) -> nn.Module:
     if head.task == "embedding":
         return EmbeddingModel(config, head.pooling, head.normalized)
     if head.exits:
-        return ExitClassifier(config, head.num_labels, head.activation, head.exit_pooling)
+        reads = head.text_reads, head.exit_pooling
+        return ExitClassifier(config, head.num_labels, head.activation, *reads)
     if head.task == "classification":
-        return SequenceClassifier(config, head.num_labels, head.activation)
+        return SequenceClassifier(config, head.num_labels, head.activation, head.text_reads)
     if head.task == "fill-mask":
         return MaskedLanguageModel(config, head.activation, head.narrows)
     return TokenClassifier(config, head.num_labels)

@@ -57,9 +57,10 @@ class ExitClassifier(SequenceClassifier):
         config: settings of the encoder, of two layers at least.
         num_labels: number of classes, two at least.
         activation: as of SequenceClassifier; ramps of one without a dense layer have ``tanh``.
-        pooling: what ramps read: the ``mean`` of the tokens' states, or ``cls``, the first one, as
-            the papers do. Models that were trained on means (sentence encoders) keep next to
-            nothing in the first token's state until the last layers.
+        pooling: as of SequenceClassifier.
+        exit_pooling: what ramps read: the ``mean`` of the tokens' states, or ``cls``, the first
+            one, as the papers do. Models that were trained on means (sentence encoders) keep next
+            to nothing in the first token's state until the last layers.
 
     Raises:
         ModelError: nothing to choose from, or no layer to leave before the last one.
@@ -70,12 +71,13 @@ class ExitClassifier(SequenceClassifier):
         config: EncoderConfig,
         num_labels: int,
         activation: str = "tanh",
-        pooling: str = "mean",
+        pooling: str = "cls",
+        exit_pooling: str = "mean",
     ) -> None:
         _check(config, num_labels)
-        check_pooling(pooling)
-        super().__init__(config, num_labels, activation)
-        self.pooling = pooling
+        check_pooling(exit_pooling)
+        super().__init__(config, num_labels, activation, pooling)
+        self.exit_pooling = exit_pooling
         self.exits = nn.ModuleList(
             Ramp(config.hidden_size, num_labels, self.activation or torch.tanh)
             for _ in range(config.num_layers - 1)
@@ -107,7 +109,7 @@ class ExitClassifier(SequenceClassifier):
         mask = self.encoder.score_mask(attention_mask, hidden.dtype)
         read = []
         for layer, states in enumerate(self.encoder.after_each(hidden, mask), start=1):
-            pooling = self.pooling if layer <= len(self.exits) else "cls"
+            pooling = self.exit_pooling if layer <= len(self.exits) else self.pooling
             read.append(read_states(self.encoder, states, attention_mask, pooling))
         return tuple(read)
 
@@ -189,7 +191,7 @@ class _Segment(nn.Module):
         self.encoder = model.encoder.part(start, end)
         self.span = start, end
         self.is_last = end == model.encoder.config.num_layers
-        self.pooling = "cls" if self.is_last else model.pooling
+        self.pooling = model.pooling if self.is_last else model.exit_pooling
         if self.is_last:
             self.pooler, self.classifier = model.pooler, model.classifier
             self.activation = model.activation
@@ -245,7 +247,7 @@ class NextSegment(_Segment):
 
 
 def with_exits(
-    model: SequenceClassifier, generator: torch.Generator, pooling: str = "mean"
+    model: SequenceClassifier, generator: torch.Generator, exit_pooling: str = "mean"
 ) -> ExitClassifier:
     """A copy of a classifier with untrained ramps. Its last layer answers as before.
 
@@ -255,7 +257,7 @@ def with_exits(
     Args:
         model: it is left as it is.
         generator: of the new weights, on the CPU.
-        pooling: what ramps read, as of ``ExitClassifier``.
+        exit_pooling: what ramps read, as of ``ExitClassifier``.
 
     Raises:
         ModelError: as ``ExitClassifier``, or the model has exits already.
@@ -264,7 +266,7 @@ def with_exits(
         raise ModelError("the model has exits already", hint="train those it has")
     config, labels = model.encoder.config, model.classifier.out_features
     with torch.device("meta"):
-        made = ExitClassifier(config, labels, pooling=pooling)
+        made = ExitClassifier(config, labels, "tanh", model.pooling, exit_pooling)
     plain = copy.deepcopy(model)
     ramps = [_ramp(plain, generator) for _ in range(config.num_layers - 1)]
     made.encoder, made.pooler, made.activation = plain.encoder, plain.pooler, plain.activation

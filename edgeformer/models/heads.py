@@ -83,19 +83,29 @@ class EmbeddingModel(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder, a dense layer with an activation on the first token, and a linear classifier.
+    """Encoder, a dense layer with an activation on one vector of the text, a linear classifier.
 
     Args:
         config: settings of the encoder.
         num_labels: number of classes.
         activation: after the dense layer: ``tanh`` (BERT's pooler, RoBERTa), ``gelu`` (ELECTRA),
             ``relu`` (DistilBERT); empty for no dense layer.
+        pooling: what is read: ``cls``, the first token's state, as all of those do; or ``mean``,
+            that of all tokens, which serves a model better whose layers were trained on means.
     """
 
-    def __init__(self, config: EncoderConfig, num_labels: int, activation: str = "tanh") -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        activation: str = "tanh",
+        pooling: str = "cls",
+    ) -> None:
         super().__init__()
         if activation and activation not in ACTIVATIONS:
             raise ModelError(f"activation {activation!r} of the classifier is not supported")
+        check_pooling(pooling)
+        self.pooling = pooling
         self.encoder = Encoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if activation else None
         self.activation = ACTIVATIONS.get(activation)
@@ -110,8 +120,8 @@ class SequenceClassifier(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """``{"logits": float (batch, classes)}``; inputs as of ``Encoder.forward``."""
         hidden = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
-        first = hidden[:, 0]
-        return {"logits": classify_states(first, self.pooler, self.activation, self.classifier)}
+        states = pool(hidden, attention_mask, self.pooling, normalized=False)
+        return {"logits": classify_states(states, self.pooler, self.activation, self.classifier)}
 
 
 def classify_states(

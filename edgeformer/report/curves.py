@@ -70,9 +70,7 @@ def tradeoff(
     for curve in curves:
         body.append(_drawn(curve, across, up))
     if chosen:
-        body.append(
-            _ringed(chosen, across(chosen.x), up(chosen.y), up(level[1]) if level else None)
-        )
+        body.append(_ringed(chosen, across(chosen.x), up(chosen.y), level_y))
     names = [(curve.css, curve.dash, curve.name) for curve in curves]
     names += [(_LEVEL_CSS, _LEVEL_DASH, level[0])] if level else []
     label = _in_words(curves[0], x_label, y_label, chosen)

@@ -4,17 +4,19 @@ from collections.abc import Iterator, Sequence
 
 from edgeformer.report.exit_records import Calibration, ExitRun, ExitTimes
 from edgeformer.report.schema import Report
-from edgeformer.report.tables import Table, number, report_names
+from edgeformer.report.tables import Table, count, number, report_names
 
 
 def exit_runs(reports: Sequence[Report]) -> Iterator[tuple[str, ExitRun]]:
-    """Every run with exits and its name."""
+    """Every run with exits and its name, with the threads only where they tell runs apart."""
     for name, report in zip(report_names(reports), reports, strict=True):
         of = f"{name}: " if len(reports) > 1 else ""
+        several = len({run.times.threads for run in report.exits if run.times}) > 1
         for run in report.exits:
             rule = f", exit {run.threshold}" if run.threshold else ""
+            threads = f", {count(run.times.threads, 'thread')}" if several and run.times else ""
             void = " (void)" if run.void_reasons else ""
-            yield f"{of}{run.variant} on {run.dataset}{rule}{void}", run
+            yield f"{of}{run.variant} on {run.dataset}{rule}{threads}{void}", run
 
 
 def calibrations(reports: Sequence[Report]) -> Iterator[tuple[str, Calibration]]:
@@ -29,7 +31,7 @@ def exit_table(run: ExitRun) -> Table:
     """Texts that left after each layer, and the mean number of layers."""
     total = sum(run.texts) or 1
     pairs = zip(run.layers, run.texts, strict=True)
-    rows = [(f"layer {layer}", str(count), f"{count / total:.1%}") for layer, count in pairs]
+    rows = [(f"layer {layer}", str(left), f"{left / total:.1%}") for layer, left in pairs]
     whole = (f"mean {run.mean_layers:.2f}", str(sum(run.texts)), "")
     return Table(("left after", "texts", "share"), (*rows, whole))
 

@@ -14,8 +14,9 @@
 4. What follows the last segment (probabilities, labels) is kept in the same way, in seconds.
 
 So a text that goes on because a segment just fits is late once in 200 times, and most have time to
-spare; of the one in a hundred that may be late, half is left to interruptions. The ratios follow a machine that becomes busy, and one that becomes idle again: the
-first segment of every text is among them.
+spare; of the one in a hundred that may be late, half is left to interruptions. The ratios follow a
+machine that becomes busy, and one that becomes idle again: the first segment of every text is among
+them.
 """
 
 import threading
@@ -110,10 +111,10 @@ class SegmentTimes:
         high, low = lengths[place], lengths[max(place - 1, 0)]
         slow = self._measured(high)
         if low >= high or length >= high:
-            return slow.tolist()
+            return [float(seconds) for seconds in slow]
         share = max(0.0, (length - low) / (high - low))
-        between: list[float] = (self._measured(low) * (1 - share) + slow * share).tolist()
-        return between
+        between = self._measured(low) * (1 - share) + slow * share
+        return [float(seconds) for seconds in between]
 
     def note(self, length: int, longest: int, taken: Sequence[float], rest: float) -> None:
         """Learn from a text that is answered.

@@ -81,8 +81,7 @@ def _classify(
     longest = call.card.max_length
     for rows in encode_in_chunks(call.tokenizer, texts, pair, longest, on_long):
         call.count(rows, begun)
-        count = len(rows.batch)
-        exited = call.run_exits(rows.batch, lambda v, _, n=count: request.leave(v, n, None))
+        exited = call.run_exits(rows.batch, partial(_leaving, request, len(rows.batch)))
         logits, layers = exited.logits, exited.layers
         if rows.windowed:
             logits = merge_windows(logits, rows.owners, rows.batch.lengths, rows.texts)
@@ -92,6 +91,11 @@ def _classify(
         labels += _labels(call, logits, layers, top_k)
         begun = time.perf_counter()
     return labels
+
+
+def _leaving(request: ExitRequest, texts: int, variant: Variant, times: SegmentTimes) -> Leave:
+    """Who leaves by the rule alone, once it is known which variant runs."""
+    return request.leave(variant, texts, None)
 
 
 def _classify_in_time(

@@ -7,7 +7,7 @@ texts of natural lengths weigh as they do in use.
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,23 +38,10 @@ def measure(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
         For each by its name, and for the teacher by ``BASELINE``: ``wall_ms`` and ``cpu_ms`` of
         each round, the mean of its calls; the bundle's digest; the variant.
     """
-    teacher = folder / "runs" / f"{TEACHER}-0"
-    if not (teacher / timed_teacher.FILE).exists():
-        timed_teacher.prepare(teacher)
     there = [r for r in results if r.bundle and (folder / "runs" / r.name / "bundle.edge").exists()]
-    texts = _spread(texts_of(folder / "data" / "choices.tsv"))
-    inputs = [[text] for text in (*texts[:WARM], *texts)]
     before = read_state()
-    with ExitStack() as stack:
-        workers = {BASELINE: _worker(timed_teacher.__name__, teacher, stack)}
-        for result in there:
-            run = folder / "runs" / result.name
-            workers[result.name] = _worker(timed_bundle.__name__, run, stack)
-        rows = _rounds(workers, inputs)
-        for name, worker in workers.items():
-            worker.resume()
-            rows[name]["variant"] = worker.ask({"command": "describe"})["chosen"]
-            worker.suspend()
+    contenders = {r.name: (timed_bundle.__name__, folder / "runs" / r.name) for r in there}
+    rows = side_by_side(folder, contenders)
     for result in there:
         rows[result.name]["bundle"] = result.bundle
     return {
@@ -62,10 +49,40 @@ def measure(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
         "load_before": before.load_1min,
         "load_after": read_state().load_1min,
         "started": before.time,
-        "texts": len(texts),
+        "texts": len(_texts(folder)),
         "threads": THREADS,
         "rows": rows,
     }
+
+
+def side_by_side(
+    folder: Path, contenders: Mapping[str, tuple[str, Path]]
+) -> dict[str, dict[str, Any]]:
+    """Rounds of contenders and of the teacher, all in turns.
+
+    Args:
+        folder: of the data set.
+        contenders: by name, the module that opens it and the folder that the module is given.
+
+    Returns:
+        For each by its name, and for the teacher by ``BASELINE``: ``wall_ms`` and ``cpu_ms`` of
+        each round, the mean of its calls; and what it chose, as ``variant``.
+    """
+    teacher = folder / "runs" / f"{TEACHER}-0"
+    if not (teacher / timed_teacher.FILE).exists():
+        timed_teacher.prepare(teacher)
+    texts = _texts(folder)
+    inputs = [[text] for text in (*texts[:WARM], *texts)]
+    with ExitStack() as stack:
+        workers = {BASELINE: _worker(timed_teacher.__name__, teacher, stack)}
+        for name, (module, given) in contenders.items():
+            workers[name] = _worker(module, given, stack)
+        rows = _rounds(workers, inputs)
+        for name, worker in workers.items():
+            worker.resume()
+            rows[name]["variant"] = worker.ask({"command": "describe"})["chosen"]
+            worker.suspend()
+    return rows
 
 
 def _worker(module: str, folder: Path, stack: ExitStack) -> Worker:
@@ -92,7 +109,8 @@ def _rounds(workers: dict[str, Worker], inputs: list[list[str]]) -> dict[str, di
     return rows
 
 
-def _spread(texts: list[str]) -> list[str]:
-    """``TEXTS`` of them, evenly spaced."""
+def _texts(folder: Path) -> list[str]:
+    """``TEXTS`` of the held-out ones, evenly spaced."""
+    texts = texts_of(folder / "data" / "choices.tsv")
     step = max(1, len(texts) // TEXTS)
     return texts[::step][:TEXTS]

@@ -76,10 +76,10 @@ def test_fine_tuned_pruned_distilled_converted_and_run(
     assert code == 0, err
     report = json.loads(out)
     assert report["teacher"]["value"] > 0.9
-    assert report["student"]["value"] > 0.9
+    assert report["student"]["value"] > 0.8, "far above chance, after sixty steps"
     assert report["after"]["layers"] == 3
-    assert sum(report["after"]["heads"]) == 6
-    assert sum(report["after"]["neurons"]) == 64
+    assert sum(report["after"]["heads"]) == 5
+    assert sum(report["after"]["neurons"]) == 48
     assert f"edgeformer convert {small}" in err
     saved = json.loads((small / "compression.json").read_text())
     assert saved["settings"]["student"]["layer_share"] == 0.5
@@ -95,7 +95,7 @@ def test_fine_tuned_pruned_distilled_converted_and_run(
         with edgeformer.load(bundle, engine) as model:
             for row in rows:
                 right[engine] += model.classify(row["text"])[0].name == row["label"]
-    assert min(right.values()) >= 15
+    assert min(right.values()) >= 13
 
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n not in FOR_LANGUAGE_MODELS])
@@ -141,7 +141,7 @@ def test_a_dry_run_knows_the_size_that_comes_out(
     report = json.loads(out)
     for key in ("parameters", "layers", "vocabulary", "mflops"):
         assert plan["after"][key] == pytest.approx(report["after"][key])
-    assert [stage["steps"] for stage in plan["stages"]] == [5, 40]
+    assert [stage["steps"] for stage in plan["stages"]] == [15, 30, 15]
     assert plan["stages"][0]["trained"] > plan["stages"][1]["trained"]
     assert 0 < plan["seconds"] < 100
 

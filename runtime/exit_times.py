@@ -2,7 +2,7 @@
 
     times = SegmentTimes(run)                  # run(batch, leave), as Engine.encode_exits
     times.at(23, longest=512)                  # seconds that each segment hardly ever exceeds
-    times.note(23, 512, taken, rest)           # what they took in a call, and what followed them
+    times.note(23, 512, before, taken, rest)   # what a call took before, in and after its segments
 
 1. Medians are measured when a length is first asked for, at two lengths around it.
 2. In use a segment takes another time: caches are cold, memory is laid out for each length anew,
@@ -83,6 +83,7 @@ class SegmentTimes:
         self._run = run
         self._known: dict[int, NDArray[np.float64]] = {}
         self._ratio, self._rest = HighValue(_FIRST_RATIO), HighValue(_FIRST_REST)
+        self._before = HighValue(0.0)
         self._lock = threading.Lock()
 
     @property
@@ -100,9 +101,11 @@ class SegmentTimes:
         ratio = self._ratio.value
         return tuple(seconds * ratio for seconds in self._medians(length, longest))
 
-    def first(self, length: int, longest: int) -> float:
-        """Seconds that the first segment usually takes. Arguments as of ``at``."""
-        return self._medians(length, longest)[0] * (self._ratio.median or 1.0)
+    def least(self, length: int, longest: int) -> float:
+        """Seconds that a call usually takes whose text leaves after the first segment. Arguments as
+        of ``at``."""
+        first = self._medians(length, longest)[0] * (self._ratio.median or 1.0)
+        return (self._before.median or 0.0) + first + (self._rest.median or 0.0)
 
     def _medians(self, length: int, longest: int) -> list[float]:
         """What lies between those of the next shorter and the next longer length measured."""
@@ -116,11 +119,14 @@ class SegmentTimes:
         between = self._measured(low) * (1 - share) + slow * share
         return [float(seconds) for seconds in between]
 
-    def note(self, length: int, longest: int, taken: Sequence[float], rest: float) -> None:
+    def note(
+        self, length: int, longest: int, before: float, taken: Sequence[float], rest: float
+    ) -> None:
         """Learn from a text that is answered.
 
         Args:
             length, longest: as of ``at``.
+            before: seconds until it was tokenized.
             taken: seconds of the segments it went through, from the first on.
             rest: seconds from their end to the answer.
         """
@@ -128,6 +134,7 @@ class SegmentTimes:
         with self._lock:
             for seconds, median in zip(taken, medians, strict=False):
                 self._ratio.add(seconds / median)
+            self._before.add(before)
             self._rest.add(rest)
 
     def _measured(self, length: int) -> NDArray[np.float64]:

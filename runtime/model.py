@@ -217,7 +217,7 @@ class Model:
 
         Raises:
             InputError: another task, or inputs or arguments of another kind; an exit that was not
-                calibrated, or a limit below the first segment's time.
+                calibrated, or a limit that not even the first exit meets.
         """
         from edgeformer.runtime.tasks import classification as task
 

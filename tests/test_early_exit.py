@@ -315,11 +315,13 @@ class _Clock:
     def at(self, length: int, longest: int) -> tuple[float, ...]:
         return tuple(self.seconds)
 
-    def first(self, length: int, longest: int) -> float:
+    def least(self, length: int, longest: int) -> float:
         return self.seconds[0]
 
-    def note(self, length: int, longest: int, taken: list[float], rest: float) -> None:
-        assert len(taken) <= len(self.seconds) and min(taken) > 0 and rest > 0
+    def note(
+        self, length: int, longest: int, before: float, taken: list[float], rest: float
+    ) -> None:
+        assert len(taken) <= len(self.seconds) and min(before, rest, *taken) > 0
 
 
 def test_a_latency_limit_leaves_before_the_segment_that_would_be_late(
@@ -333,7 +335,7 @@ def test_a_latency_limit_leaves_before_the_segment_that_would_be_late(
         sure = model.classify(MIXED, exit=0.69, latency_ms=100_000)
         assert all((labels[0].exit_layer or 9) <= 2 for labels in sure)
         clock.seconds = [0.5, 0.1, 0.1, 0.1]
-        with pytest.raises(InputError, match="the first of 4 segments takes 500 ms"):
+        with pytest.raises(InputError, match="after the first of 4 segments takes 500 ms"):
             model.classify("a", latency_ms=499)
 
 
@@ -375,7 +377,7 @@ def test_segments_are_measured_once_for_each_length() -> None:
         ({"latency_ms": 0}, "not a number above 0"),
         ({"latency_ms": float("nan")}, "not a number above 0"),
         ({"latency_ms": "soon"}, "not a number above 0"),
-        ({"latency_ms": 1e-9}, "the first of 4 segments takes"),
+        ({"latency_ms": 1e-9}, "after the first of 4 segments takes"),
         ({"exit": 0.1, "candidates": ["a"]}, "neither with candidates"),
     ],
 )

@@ -34,7 +34,7 @@ def classify_early(
     own, whose time runs from before it is tokenized.
 
     Raises:
-        InputError: see ``ExitRequest.rule_for``; or a deadline before the first segment's end.
+        InputError: see ``ExitRequest.rule_for``; or a deadline that no exit can meet.
     """
     if request.latency_ms is None:
         return _classify(call, texts, pair, top_k, on_long, request)
@@ -113,6 +113,7 @@ def _classify_in_time(
     longest = call.card.max_length
     (rows,) = encode_in_chunks(call.tokenizer, [text], second, longest, on_long)
     call.count(rows, begun)
+    before = time.perf_counter() - begun
     length = len(rows.batch.ids)
     ways: list[tuple[SegmentTimes, TimedText]] = []
 
@@ -128,7 +129,7 @@ def _classify_in_time(
         timed.marks.append(time.perf_counter())
     (labels,) = _labels(call, exited.logits, exited.layers, top_k)
     taken = [stop - start for start, stop in pairwise(timed.marks)]
-    times.note(length, longest, taken, time.perf_counter() - timed.marks[-1])
+    times.note(length, longest, before, taken, time.perf_counter() - timed.marks[-1])
     return labels
 
 
@@ -145,11 +146,12 @@ def _deadline(
     request.rule_for(variant)  # whether it can exit at all, before anything is measured
     begun = time.perf_counter()
     seconds = times.at(length, longest)
-    first = times.first(length, longest)
-    if first > request.latency_ms / 1000:
+    least = times.least(length, longest)
+    if least > request.latency_ms / 1000:
         raise InputError(
-            f"latency_ms is {request.latency_ms:g}, and the first of {len(seconds)} segments"
-            f" takes {first * 1000:.3g} ms for this text of {length} tokens on this machine",
+            f"latency_ms is {request.latency_ms:g}, and an answer after the first of"
+            f" {len(seconds)} segments takes {least * 1000:.3g} ms for this text of {length} tokens"
+            " on this machine",
             hint="allow more time, or convert with a smaller model or for another engine",
         )
     return Deadline(end + time.perf_counter() - begun - times.rest, seconds)

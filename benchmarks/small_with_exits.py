@@ -16,20 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compress import times
+from benchmarks.compress import timed_exits, times
 from benchmarks.compress.comparing import difference
 from benchmarks.compress.result import TEACHER, flags, read_result
 from edgeformer.data import read_rows, row_texts
 from edgeformer.runtime import load
-
-_REQUEST = "request.json"
-
-
-def open(folder: Path, threads: int) -> Any:
-    """Texts to labels by the rule of the folder, as `benchmarks.race.worker` opens it."""
-    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
-    model = load(request["bundle"], threads=threads)
-    return lambda texts: model.classify(texts, exit=request["rule"])
 
 
 def main() -> None:
@@ -63,8 +54,8 @@ def _speeds(work: Path, bundle: Path, rules: list[str | None]) -> list[list[floa
             folder = folders[str(rule)] = Path(name) / str(rule)
             folder.mkdir()
             request = json.dumps({"bundle": str(bundle.absolute()), "rule": rule})
-            (folder / _REQUEST).write_text(request, encoding="utf-8")
-        rows = times.side_by_side(work, {n: (__name__, f) for n, f in folders.items()})
+            (folder / timed_exits.REQUEST).write_text(request, encoding="utf-8")
+        rows = times.side_by_side(work, {n: (timed_exits.__name__, f) for n, f in folders.items()})
     stock = rows[times.BASELINE]["cpu_ms"]
     return [[a / b for a, b in zip(stock, rows[str(r)]["cpu_ms"], strict=True)] for r in rules]
 

@@ -329,7 +329,7 @@ def test_a_latency_limit_leaves_before_the_segment_that_would_be_late(
 ) -> None:
     with load(exit_bundle()) as model:
         clock = _Clock([0.001, 0.001, 1000.0, 0.001])
-        monkeypatch.setattr("edgeformer.runtime.exit_times.SegmentTimes", lambda run: clock)
+        monkeypatch.setattr("edgeformer.runtime.exit_times.SegmentTimes", lambda run, known: clock)
         found = model.classify(MIXED, latency_ms=100_000)
         assert [labels[0].exit_layer for labels in found] == [2] * len(MIXED)
         sure = model.classify(MIXED, exit=0.69, latency_ms=100_000)

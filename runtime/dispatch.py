@@ -169,7 +169,9 @@ class Dispatcher:
                     self._check_exits(engine, variant)
                 from edgeformer.runtime.exit_times import SegmentTimes
 
-                times = self._segment_times[choice] = SegmentTimes(engine.encode_exits)
+                tuned = self._table is not None and self._table.main == choice
+                known = dict(self._table.exit_times) if tuned and self._table else {}
+                times = self._segment_times[choice] = SegmentTimes(engine.encode_exits, known)
             leave = make_leave(variant, times)
             logits, segments = engine.encode_exits(batch, leave)
             assert variant.exits is not None  # else the engine refused

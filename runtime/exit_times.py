@@ -23,7 +23,7 @@ import threading
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ _FIRST_RATIO = 1.5
 _FIRST_REST = 2e-4  # seconds
 
 Run = Callable[[RaggedBatch, Leave], Any]
+
+
+def measured_lengths(longest: int) -> tuple[int, ...]:
+    """Lengths in tokens at which segments of a model that takes ``longest`` are measured."""
+    return (*(n for n in LENGTHS if n < longest), longest)
 
 
 class HighValue:
@@ -78,10 +83,15 @@ class HighValue:
 class SegmentTimes:
     """Measures with ``run``; thread-safe."""
 
-    def __init__(self, run: Run) -> None:
-        """Nothing is measured yet; ``run`` runs a batch of one text."""
+    def __init__(self, run: Run, known: Mapping[int, Sequence[float]] | None = None) -> None:
+        """Start with nothing measured but what is known.
+
+        Args:
+            run: runs a batch of one text.
+            known: by length in tokens, medians that were measured before, in seconds.
+        """
         self._run = run
-        self._known: dict[int, NDArray[np.float64]] = {}
+        self._known = {n: np.array(row, np.float64) for n, row in (known or {}).items()}
         self._ratio, self._rest = HighValue(_FIRST_RATIO), HighValue(_FIRST_REST)
         self._before = HighValue(0.0)
         self._lock = threading.Lock()
@@ -109,7 +119,7 @@ class SegmentTimes:
 
     def _medians(self, length: int, longest: int) -> list[float]:
         """What lies between those of the next shorter and the next longer length measured."""
-        lengths = (*(n for n in LENGTHS if n < longest), longest)
+        lengths = measured_lengths(longest)
         place = min(bisect_left(lengths, length), len(lengths) - 1)
         high, low = lengths[place], lengths[max(place - 1, 0)]
         slow = self._measured(high)
@@ -136,6 +146,10 @@ class SegmentTimes:
                 self._ratio.add(seconds / median)
             self._before.add(before)
             self._rest.add(rest)
+
+    def measured(self, length: int) -> tuple[float, ...]:
+        """Medians of each segment in seconds, for one of ``measured_lengths``."""
+        return tuple(float(seconds) for seconds in self._measured(length))
 
     def _measured(self, length: int) -> NDArray[np.float64]:
         with self._lock:

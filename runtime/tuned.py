@@ -14,6 +14,7 @@ import os
 import platform
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 20
 _CPUINFO = Path("/proc/cpuinfo")
 _NO_LIMIT = 1 << 30
+
+
+SegmentSeconds = tuple[int, tuple[float, ...]]
+"""(tokens, seconds of each segment of a model with exits)."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,13 @@ class Table:
             Empty where each text of a call goes by its own length. ``tune`` fills it only with
             variants that give the same answers, because a text's answer must not depend on what
             else is in the call.
+        exit_times: of the main choice, where it has exits; tokens ascending.
     """
 
     threads: int
     lengths: tuple[tuple[int, Choice], ...]
     batches: tuple[tuple[int, Choice], ...] = ()
+    exit_times: tuple[SegmentSeconds, ...] = ()
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -208,7 +215,7 @@ def _stale(data: dict[str, Any], manifest: Manifest) -> str:
 
 def _table(data: dict[str, Any], manifest: Manifest, threads: int) -> Table:
     """The table for the largest limit up to ``threads``. Raises ValueError if it is not one."""
-    known = {variant.id for variant in manifest.variants}
+    known = {variant.id: len(variant.segments) for variant in manifest.variants}
     tables = [_one_table(item, known) for item in _list(data.get("tables"))]
     fitting = [table for table in tables if table.threads <= threads]
     if not fitting:
@@ -216,16 +223,28 @@ def _table(data: dict[str, Any], manifest: Manifest, threads: int) -> Table:
     return max(fitting, key=lambda table: table.threads)
 
 
-def _one_table(item: Any, known: set[str]) -> Table:
+def _one_table(item: Any, known: Mapping[str, int]) -> Table:
     threads = _count(item, "threads")
     lengths = _rows(item, "lengths", "tokens", threads, known)
     if not lengths:
         raise ValueError("a table without lengths")
-    return Table(threads, lengths, _rows(item, "batches", "texts", threads, known))
+    table = Table(threads, lengths, _rows(item, "batches", "texts", threads, known))
+    return replace(table, exit_times=_exit_times(item, known[table.main.variant]))
+
+
+def _exit_times(item: Any, segments: int) -> tuple[SegmentSeconds, ...]:
+    found = []
+    for row in _list(item.get("exit_times", [])):
+        tokens, seconds = _count(row, "tokens"), _list(row.get("seconds"))
+        numbers = [n for n in seconds if isinstance(n, (int, float)) and 0 < n < _NO_LIMIT]
+        if len(numbers) != len(seconds) or len(numbers) != segments:
+            raise ValueError("exit_times must have a number above 0 for each segment")
+        found.append((tokens, tuple(float(n) for n in numbers)))
+    return tuple(found)
 
 
 def _rows(
-    item: Any, name: str, key: str, limit: int, known: set[str]
+    item: Any, name: str, key: str, limit: int, known: Mapping[str, int]
 ) -> tuple[tuple[int, Choice], ...]:
     rows = []
     for row in _list(item.get(name)):

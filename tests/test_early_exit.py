@@ -329,11 +329,13 @@ def test_a_latency_limit_leaves_before_the_segment_that_would_be_late(
 ) -> None:
     with load(exit_bundle()) as model:
         clock = _Clock([0.001, 0.001, 1000.0, 0.001])
-        monkeypatch.setattr("edgeformer.runtime.exit_times.SegmentTimes", lambda run: clock)
+        monkeypatch.setattr("edgeformer.runtime.exit_times.SegmentTimes", lambda run, known: clock)
         found = model.classify(MIXED, latency_ms=100_000)
         assert [labels[0].exit_layer for labels in found] == [2] * len(MIXED)
         sure = model.classify(MIXED, exit=0.69, latency_ms=100_000)
         assert all((labels[0].exit_layer or 9) <= 2 for labels in sure)
+        clock.seconds, clock.rest = [0.001] * LAYERS, 100.0  # what follows the model counts too
+        assert model.classify("a", latency_ms=100_000)[0].exit_layer == 1
         clock.seconds = [0.5, 0.1, 0.1, 0.1]
         with pytest.raises(InputError, match="after the first of 4 segments takes 500 ms"):
             model.classify("a", latency_ms=499)

@@ -1,6 +1,8 @@
 """A budget of time is kept, whatever the machine is doing, and not by answering too early."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgeformer.runtime import load
 from edgeformer.runtime.batch import RaggedBatch
-from edgeformer.runtime.exit_times import ENOUGH, LATEST, HighValue, SegmentTimes, TimedText
+from edgeformer.runtime.bundle import open_bundle
+from edgeformer.runtime.exit_times import (
+    ENOUGH,
+    LATEST,
+    HighValue,
+    SegmentTimes,
+    TimedText,
+    measured_lengths,
+)
 from edgeformer.runtime.exiting import Controller, Deadline, Leave
+from edgeformer.runtime.tuned import SCHEMA_VERSION, Choice, Table, belongs_to
+from edgeformer.tuning.exit_times import with_exit_times
+from edgeformer.tuning.tune import table_data
+from tests.exit_models import LAYERS, exit_bundle
 
 SEGMENTS, SECONDS, LONGEST = 6, 1e-3, 128
 
@@ -122,6 +137,45 @@ def test_interruptions_are_not_what_a_segment_takes() -> None:
         times.note(16, 16, 1e-4, [usual * (30 if text % 20 == 0 else 1)], 1e-5)
     assert times.at(16, 16)[0] == pytest.approx(2 * usual)
     assert times.least(16, 16) == pytest.approx(usual + 1.1e-4)
+
+
+def tuned(path: Path, table: Table) -> Path:
+    """A file as `edgeformer tune` writes it."""
+    with open_bundle(exit_bundle()) as opened:
+        belongs = belongs_to(opened.manifest)
+    data = {"schema_version": SCHEMA_VERSION, **belongs, "tables": [table_data(table)]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_tuning_keeps_the_times_for_later_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call with a limit of time then measures nothing."""
+    choice = Choice("numpy-fp32", 1)
+    plain = Table(1, ((64, choice),))
+    with open_bundle(exit_bundle()) as opened:
+        assert with_exit_times(opened, [plain], time.monotonic() - 1) == (plain,)  # no time left
+        (table,) = with_exit_times(opened, [plain], time.monotonic() + 60)
+        longest = opened.manifest.model.max_length
+    assert [tokens for tokens, _ in table.exit_times] == list(measured_lengths(longest))
+    assert all(len(row) == LAYERS and min(row) > 0 for _, row in table.exit_times)
+    file = tuned(tmp_path / "a.json", table)
+    monkeypatch.setattr(SegmentTimes, "_once", lambda *arguments: pytest.fail("measured again"))
+    with load(exit_bundle(), threads=1, tuned=file) as model:
+        assert not model.notices
+        assert model.classify("a b c", latency_ms=60_000)[0].exit_layer == LAYERS
+
+
+@pytest.mark.parametrize("seconds", [[], [1.0] * 3, [1.0, 1.0, 0.0, 1.0], [1.0, "1", 1.0, 1.0], 4])
+def test_times_that_cannot_be_are_ignored_with_a_notice(tmp_path: Path, seconds: Any) -> None:
+    table = Table(1, ((64, Choice("numpy-fp32", 1)),), exit_times=((4, (1.0,)),))
+    file = tuned(tmp_path / "a.json", table)
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["tables"][0]["exit_times"][0]["seconds"] = seconds
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with load(exit_bundle(), tuned=file) as model:
+        assert "was ignored" in model.notices[0]
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=ENOUGH, max_size=2 * LATEST))

@@ -30,6 +30,7 @@ from edgeformer.machine import (
 )
 from edgeformer.runtime.tuned import SCHEMA_VERSION, Choice, Table, belongs_to, table_path
 from edgeformer.tuning.choice import Candidate, Work, make_table, round_scores, speedup
+from edgeformer.tuning.exit_times import with_exit_times
 from edgeformer.tuning.race import PROOF_SHARE, Measured, Proof, Race, prove
 from edgeformer.tuning.works import make_works
 
@@ -142,6 +143,7 @@ def table_data(table: Table) -> dict[str, Any]:
         "threads": table.threads,
         "lengths": [{"tokens": limit, **asdict(choice)} for limit, choice in table.lengths],
         "batches": [{"texts": texts, **asdict(choice)} for texts, choice in table.batches],
+        "exit_times": [{"tokens": n, "seconds": list(row)} for n, row in table.exit_times],
     }
 
 
@@ -204,6 +206,7 @@ def _measure(
             proofs.append(_prove(bundle, table, race.works))
             if not proofs[-1].kept:
                 tables[place] = table.alone()
+    tables = list(with_exit_times(bundle, tables, deadline))
     names = ", ".join(f"{work.texts} x {work.tokens} tokens" for work in out)
     return {
         "tables": tuple(tables),

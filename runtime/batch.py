@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ class RaggedBatch:
         cls, ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]
     ) -> "RaggedBatch":
         """Pack one list of ids and one of type ids for each text."""
-        offsets = np.zeros(len(ids) + 1, np.intp)
-        np.cumsum([len(row) for row in ids], out=offsets[1:])
+        offsets = np.array([0, *accumulate(map(len, ids))], np.intp)
         count = int(offsets[-1])
         flat_ids = np.fromiter(chain.from_iterable(ids), np.int32, count)
         flat_types = np.fromiter(chain.from_iterable(type_ids), np.int32, count)

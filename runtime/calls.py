@@ -51,7 +51,6 @@ class CallStats:
 
     def plus(self, more: "CallStats") -> "CallStats":
         """With the figures of another part of the same call."""
-        layers = sorted({*self.exit_layers, *more.exit_layers})
         return CallStats(
             self.texts + more.texts,
             self.tokens + more.tokens,
@@ -61,8 +60,14 @@ class CallStats:
             tuple(dict.fromkeys(self.variants + more.variants)),
             self.tokenize_seconds + more.tokenize_seconds,
             self.model_seconds + more.model_seconds,
-            {n: self.exit_layers.get(n, 0) + more.exit_layers.get(n, 0) for n in layers},
+            _summed(self.exit_layers, more.exit_layers),
         )
+
+
+def _summed(first: Mapping[int, int], second: Mapping[int, int]) -> Mapping[int, int]:
+    if not (first and second):
+        return first or second
+    return {n: first.get(n, 0) + second.get(n, 0) for n in sorted({*first, *second})}
 
 
 class Call:

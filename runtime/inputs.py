@@ -32,7 +32,7 @@ def complete_inputs(ports: tuple[Port, ...], given: Mapping[str, Any]) -> dict[s
             arrays[port.name] = _checked(port, np.asarray(given[port.name]), sizes)
     for port in ports:
         if port.name not in arrays:
-            arrays[port.name] = _default(port, sizes)
+            arrays[port.name] = default_input(port, sizes)
     return {name: arrays[name] for name in names}
 
 
@@ -50,12 +50,21 @@ def _checked(port: Port, array: NDArray[Any], sizes: dict[str, int]) -> NDArray[
                 + (f" with {expected}={want}" if isinstance(expected, str) else "")
             )
     target = np.dtype(port.dtype)
-    if not np.can_cast(array.dtype, target, "same_kind") and array.dtype.kind not in "iub":
+    if array.dtype.kind not in "iub" and not np.can_cast(array.dtype, target, "same_kind"):
         raise InputError(f"{port.name} has dtype {array.dtype}, the model takes {port.dtype}")
     return np.ascontiguousarray(array, dtype=target)
 
 
-def _default(port: Port, sizes: dict[str, int]) -> NDArray[Any]:
+def default_input(port: Port, sizes: Mapping[str, int]) -> NDArray[Any]:
+    """What an input is where the caller gives none: ones, zeros or positions.
+
+    Args:
+        port: of the program.
+        sizes: of its symbolic dimensions.
+
+    Raises:
+        InputError: it has no default, or a dimension is not known.
+    """
     if port.default is None or any(isinstance(s, str) and s not in sizes for s in port.shape):
         raise InputError(
             f"input {port.name!r} is missing", hint=f"pass {port.name}={_shape_text(port)}"
@@ -67,7 +76,8 @@ def _default(port: Port, sizes: dict[str, int]) -> NDArray[Any]:
         return np.zeros(shape, port.dtype)
     start = int(port.default.removeprefix("positions+"))
     positions = np.arange(start, start + shape[-1], dtype=port.dtype)
-    return np.broadcast_to(positions, shape).copy()
+    one = positions.reshape((1,) * (len(shape) - 1) + shape[-1:])
+    return one if shape == one.shape else np.broadcast_to(one, shape).copy()
 
 
 def real_tokens(mask: NDArray[Any]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ flag is read from the file; this module knows no special token by name.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -220,24 +220,23 @@ class WordPieceTokenizer:
         check_texts(text, pair)
         room = room_for_tokens(max_length, self.num_special_tokens(pair is not None))
         texts = [part for part in (text, pair) if part is not None]
-        if offsets:
-            segments = [_traced(self._model.tokens(t), self._post_processing) for t in texts]
-        else:
-            segments = [_Segment(self._model.ids(t)) for t in texts]
+        template = self._post_processing.template(pair is not None)
+        if not offsets:
+            return _fill_ids(template, [self._model.ids(t) for t in texts], room)
+        segments = [_traced(self._model.tokens(t), self._post_processing) for t in texts]
         lengths = [len(segment.ids) for segment in segments]
         kept = longest_first(lengths, room)
         segments = [segment.first(n) for segment, n in zip(segments, kept, strict=True)]
-        cut = sum(lengths) - sum(kept)
-        return _fill(self._post_processing.template(pair is not None), segments, offsets, cut)
+        return _fill(template, segments, sum(lengths) - sum(kept))
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """The tokens of one text; without offsets and words unless they were asked for."""
+    """The tokens of one text."""
 
     ids: list[int]
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
+    offsets: list[tuple[int, int]]
+    words: list[int]
 
     def first(self, count: int) -> "_Segment":
         return _Segment(self.ids[:count], self.offsets[:count], self.words[:count])
@@ -251,7 +250,7 @@ def _traced(tokens: list[Token], post_processing: PostProcessing) -> _Segment:
     return _Segment([token.id for token in tokens], offsets, [token.word for token in tokens])
 
 
-def _fill(template: Template, segments: list[_Segment], offsets: bool, cut: int) -> Encoding:
+def _fill(template: Template, segments: list[_Segment], cut: int) -> Encoding:
     """Put each segment in its place in the template."""
     ids: list[int] = []
     type_ids: list[int] = []
@@ -271,9 +270,21 @@ def _fill(template: Template, segments: list[_Segment], offsets: bool, cut: int)
             words += [None] * len(part.ids)
             sequences += [None] * len(part.ids)
         type_ids += [part.type_id] * (len(ids) - len(type_ids))
-    if not offsets:
-        return Encoding(ids, type_ids, num_truncated=cut)
     return Encoding(ids, type_ids, spans, sequences, words, cut)
+
+
+def _fill_ids(template: Template, segments: list[list[int]], room: int | None) -> Encoding:
+    """The same of ids alone, which must fit in ``room``: what every call to a model needs."""
+    lengths = [len(segment) for segment in segments]
+    kept = longest_first(lengths, room)
+    texts = [segment[:n] for segment, n in zip(segments, kept, strict=True)]
+    ids: list[int] = []
+    type_ids: list[int] = []
+    for part in template:
+        placed = texts[part.index] if isinstance(part, Segment) else part.ids
+        ids += placed
+        type_ids += [part.type_id] * len(placed)
+    return Encoding(ids, type_ids, num_truncated=sum(lengths) - sum(kept))
 
 
 def append_piece(text: str, piece: str, prefix: str) -> str:

@@ -18,7 +18,7 @@ from edgeformer.errors import BundleError, EngineError, InputError
 from edgeformer.runtime.batch import RaggedBatch
 from edgeformer.runtime.bundle import Bundle
 from edgeformer.runtime.engines.tflite_session import Session, open_session
-from edgeformer.runtime.inputs import complete_inputs
+from edgeformer.runtime.inputs import complete_inputs, default_input
 from edgeformer.runtime.manifest import Port, Program, Variant
 
 if TYPE_CHECKING:
@@ -219,10 +219,14 @@ def _example_entries(program: Program, shapes: Mapping[str, Any]) -> list[str]:
 def _text(program: Program, batch: RaggedBatch, i: int) -> tuple[Arrays, int]:
     """Text ``i`` as inputs of a program that reads tokens, and its length."""
     tokens = slice(batch.offsets[i], batch.offsets[i + 1])
-    given = {"input_ids": batch.ids[None, tokens]}
-    if any(port.name == "token_type_ids" for port in program.inputs):
-        given["token_type_ids"] = batch.type_ids[None, tokens]
-    return complete_inputs(program.inputs, given), given["input_ids"].shape[1]
+    given = {"input_ids": batch.ids[None, tokens], "token_type_ids": batch.type_ids[None, tokens]}
+    length = given["input_ids"].shape[1]
+    sizes = {"batch": 1, "sequence": length}
+    inputs = {
+        port.name: given[port.name] if port.name in given else default_input(port, sizes)
+        for port in program.inputs
+    }
+    return inputs, length
 
 
 def _size(ports: tuple[Port, ...], arrays: Arrays, symbol: str) -> int:

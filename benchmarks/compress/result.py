@@ -69,7 +69,7 @@ class Result:
         profile: device profile of the conversion.
         bundle: digest of its manifest.
         gates: by variant.
-        failure: why the conversion was refused; empty if it was not, or was not tried.
+        failure: why the conversion without ``force`` is refused; empty where it is not.
         machine: CPU, libraries and their versions, BLAS.
     """
 

@@ -1,6 +1,7 @@
 """Fixtures that several files share. The real MiniLM is converted once for the whole run."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ extends = "rpi4"
 max_tokens = 64
 bucket_tokens = [64]
 """
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: tiny products are faster so."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """From a model folder through a recipe to a model folder, and on to a bundle that answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from tests.command_line import Edgeformer
 from tests.tiny_models import edit_weights, save_folder, tiny_bert_folder, tiny_model
 from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # What a tiny teacher needs to be other than the recipe says: sizes alone.
 _TINY = {
     "tinybert": "hidden_size = 24\nintermediate_size = 32",
@@ -34,14 +35,6 @@ _TINY = {
     "unlabelled_transfer": "hidden_size = 8\nintermediate_size = 12",
 }
 FOR_LANGUAGE_MODELS = {"distilbert_general"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

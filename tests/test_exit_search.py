@@ -2,13 +2,11 @@
 timed, and what the bundle then says."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import edgeformer.searching.candidates
 import edgeformer.searching.search
@@ -29,16 +27,10 @@ from tests.reports import result, small_report
 from tests.tiny_bundles import texts_file
 from tests.tiny_models import TEXTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FP32, FP16, INT8 = (Candidate("onnx", precision) for precision in ("fp32", "fp16", "int8"))
 NUMPY = Candidate("numpy", "fp32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Exits learn and the model below them does not change, unless it is asked to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from tests.command_line import Edgeformer
 from tests.tiny_models import tiny_bert_folder
 from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file, weights_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RAMPS = """
 title = "ramps"
 paper = "none"
@@ -34,14 +35,6 @@ learning_rate = 1e-2
 batch_size = 16
 losses = [{ kind = "exit_labels" }]
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

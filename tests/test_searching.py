@@ -4,7 +4,7 @@ nothing else stays. Times are made up where a choice hangs on them."""
 import itertools
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,9 @@ from tests.tiny_bundles import texts_file
 from tests.tiny_models import tiny_bert_folder
 from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Times = Callable[[str, int], float]  # variant, parameters -> ms
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A head with a span sees so far and no further, in training, when it is cut, and on the device."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,9 @@ from tests.test_saving import assert_same
 from tests.tiny_models import randomise, tiny_bert_folder, tiny_vocabulary
 from tests.tiny_tasks import FINETUNE, labelled_rows, recipe_file, tsv_file, weights_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPANS = (3, 1, 24, 2, 1, 1, 5, 7, 2, 4, 1, 1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spanned(name: str = "bert", spans: tuple[int, ...] = SPANS, **sizes: Any) -> Any:

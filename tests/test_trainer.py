@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from tests.tiny_tasks import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Two stages: a cut, dropout, a projection, skipped layers, then weights that go to zero.
 EVERYTHING = """
 title = "a stage of everything"
@@ -61,14 +63,6 @@ prune = [{ units = "heads", method = "gate_taylor", keep = 0.5, normalized = tru
 sparsity = [{ method = "movement", target = 0.5, every = 1 }]
 losses = [{ kind = "logit_kl", temperature = 2.0 }, { kind = "labels" }]
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,14 @@ MAX_UNKNOWN_SHARE = 0.2
 MAX_GOLDEN_CASES = 4
 MAX_GOLDEN_VALUES = 20_000
 MAX_GOLDEN_CLASSES = 128  # of a vocabulary's logits, evenly spaced
-MAX_CALIBRATION_TEXTS = 32
 _STORED = ("input_ids", "token_type_ids")  # mask and positions of an unpadded text are defaults
 
-MAX_VERIFICATION_TEXTS = 256
+# A share of equal answers is only as fine as the texts are many: of 200, two that change are 1 %.
+MAX_VERIFICATION_TEXTS = 512
 # Of every four texts one is for calibration, unless there are too few for two groups.
 CALIBRATION_EVERY = 4
+MAX_CALIBRATION_TEXTS = 128
+MAX_RANGE_TEXTS = 32  # of these: where the outliers are, few texts tell
 MIN_TEXTS_TO_SPLIT = 8
 
 MAX_MASK_VALUES = 1 << 25  # float32 logits that are compared: masks times vocabulary
@@ -35,7 +37,7 @@ _T = TypeVar("_T")
 
 
 def split_texts(texts: Sequence[Text]) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
-    """Texts to verify on, at most 256, and others to calibrate on, at most 32, each evenly spaced.
+    """Texts to verify on, at most 512, and others to calibrate on, at most 128, evenly spaced.
 
     What the conversion learns and chooses from must not be what it is judged by. With fewer than
     8 different texts all serve for both.
@@ -50,7 +52,8 @@ def split_texts(texts: Sequence[Text]) -> tuple[tuple[Text, ...], tuple[Text, ..
 
 def _spread(texts: tuple[_T, ...], most: int) -> tuple[_T, ...]:
     """At most ``most`` of the texts, evenly spaced."""
-    return texts[:: max(1, -(-len(texts) // most))]
+    count = min(most, len(texts))
+    return tuple(texts[i * len(texts) // count] for i in range(count))
 
 
 def text_lengths(
@@ -105,12 +108,13 @@ def _masks_within(
 
 
 def with_calibration(prepared: PreparedModel, calibration: Reference) -> PreparedModel:
-    """``prepared`` with the calibration texts as further examples, from which the converters learn
-    the ranges of activations. A plain module keeps its own examples."""
+    """``prepared`` with calibration texts, 32 at most, as further examples, from which the
+    converters learn the ranges of activations. A plain module keeps its own examples."""
     if calibration.batch is None:
         return prepared
     examples = tuple(
-        {k: torch.from_numpy(v) for k, v in text.items()} for text in calibration.inputs
+        {k: torch.from_numpy(v) for k, v in text.items()}
+        for text in _spread(calibration.inputs, MAX_RANGE_TEXTS)
     )
     return replace(prepared, examples=(*prepared.examples[:1], *examples))
 

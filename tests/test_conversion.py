@@ -1,6 +1,7 @@
 """From a checkpoint or a module to a bundle that answers: whole, verified, or not at all."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import transformers
 from torch import nn
 
 from edgeformer.converters import conversion, verification
+from edgeformer.converters.conversion_text import failure_hint
+from edgeformer.converters.verification import judge
 from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import (
     DataError,
@@ -22,6 +25,7 @@ from edgeformer.errors import (
 )
 from edgeformer.pipeline import convert
 from edgeformer.runtime import load
+from edgeformer.runtime.bundle import open_bundle
 from tests.tiny_models import TEXTS, tiny_bert_folder
 
 PROFILE = 'extends = "rpi4"\n[length]\nmax_tokens = 32\nbucket_tokens = [32]\n'
@@ -209,6 +213,24 @@ def test_missed_tolerance_writes_nothing(
     report = convert(classifier, profile=profile, output=tmp_path / "x.edge", force=True, **FAST)
     assert report.manifest.forced
     assert any("forced" in notice for notice in report.notices)
+
+
+def test_a_share_of_few_texts_asks_for_more_of_them(bundle: Path) -> None:
+    """Two of 93 undecided texts refuse a bundle; a user must learn that 93 are few."""
+    with open_bundle(bundle) as opened:
+        variants = opened.manifest.variants
+    tolerance = load_profile("rpi4").tolerance
+
+    def hint(texts: int, **measured: float) -> str:
+        parity = replace(variants[0].parity, texts=texts, **measured)
+        judged = judge(parity, "int8", tolerance)
+        return failure_hint([replace(variants[0], precision="int8", parity=judged), *variants[1:]])
+
+    near = {"min_cosine": 0.9999, "mean_cosine": 0.9999}
+    assert "more texts of the model's own kind" in hint(93, top1=91 / 93, **near)
+    assert "more texts" not in hint(500, top1=0.98, **near)
+    assert "more texts" not in hint(93, top1=1.0, min_cosine=0.9, mean_cosine=0.9)
+    assert hint(93, top1=0.9, **near).startswith("try --precision fp32, or only what passed")
 
 
 def test_full_disk_leaves_nothing(

@@ -134,7 +134,7 @@ def test_texts_that_judge_are_not_those_that_choose(
     listen(conversion, "judge")
     texts = tmp_path / "texts.txt"
     words = ["good", "bad", "very", "boring", "lovely", "film", "the", "a", "was", "not"]
-    texts.write_text("\n".join([f"{a} {b}" for a in words for b in words] * 2))
+    texts.write_text("\n".join([f"{a} {b} {c}" for a in words for b in words for c in words] * 2))
     convert(
         planted,
         profile=profile(tmp_path, 0.25),
@@ -143,8 +143,8 @@ def test_texts_that_judge_are_not_those_that_choose(
         precisions=("int8",),
         calibration=texts,
     )
-    assert len(seen["choose"]) == 25
-    assert len(seen["judge"]) == 75
+    assert len(seen["choose"]) == 128
+    assert len(seen["judge"]) == 512
     assert not seen["choose"] & seen["judge"]
 
 

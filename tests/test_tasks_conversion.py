@@ -104,7 +104,7 @@ def test_a_mask_is_judged_by_its_five_best() -> None:
     close = replace(PARITY, top1=0.9, top5=1.0)
     assert judge(close, "int8", tolerance).passed
     judged = judge(replace(close, top5=0.98), "int8", tolerance)
-    assert judged.failures == ("top-5 0.9800 is below 0.99",)
+    assert judged.failures == (f"top-5 0.9800 over {PARITY.texts} texts is below 0.99",)
     assert not judge(replace(close, top5=None), "int8", tolerance).passed
 
 

@@ -90,6 +90,7 @@ def test_int8_stores_the_word_table_and_the_linear_layers_as_int8() -> None:
     }
     for shape in ((5000, 64), (128, 64), (64, 128), (192, 64)):
         assert kinds[shape] == schema.TensorType.INT8
+    assert kinds[2, 64] == schema.TensorType.FLOAT32  # the token types are added to every token
 
 
 def test_the_converter_keeps_the_smoothed_weights() -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from edgeformer.compression.examples import Example, Examples, read_examples, split
 
 CHOICES_SHARE = 0.1
-CALIBRATION_TEXTS = 256  # the most that a conversion proves its answers with
 SPLIT_SEED = 0
 PACKAGED = ("trec", "injection")
 
@@ -64,7 +63,7 @@ def prepare(name: str, source: Path | None, folder: Path) -> Files:
     for path, rows in zip((files.train, files.choices), kept, strict=True):
         _write(path, rows)
     _write(files.test, test.rows)
-    lines = list(dict.fromkeys(row.text for row in kept[1]))[:CALIBRATION_TEXTS]
+    lines = list(dict.fromkeys(row.text for row in kept[1]))
     files.calibration.write_text("\n".join(lines) + "\n", encoding="utf-8")  # last: all is there
     return files
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.compress.catalogue import ORDER
 from benchmarks.compress.comparing import Difference, against_control, against_teacher
 from benchmarks.compress.controls import KINDS
-from benchmarks.compress.data import CALIBRATION_TEXTS, CHOICES_SHARE
+from benchmarks.compress.data import CHOICES_SHARE
 from benchmarks.compress.result import TEACHER, THROUGHPUT, TIMES, Result, flags, read_results
 from benchmarks.compress.times import BASELINE
 from benchmarks.race.statistics import Ratio, speedup
@@ -70,10 +70,9 @@ Made by `make bench-compress`; do not edit. [Recipes](../recipes.md) says what e
 - **Teacher**: all-MiniLM-L6-v2, fine-tuned by the recipe `finetune` on the training texts that are
   not held out. {CHOICES_SHARE:.0%} of them are held out, by a seed, for choices; the test is
   read once for each finished model.
-- **Student**: made by the recipe with its own settings, converted to int8 with {CALIBRATION_TEXTS}
-  of the held-out texts for calibration, on three engines. Where an engine's file misses the
-  proof, `edgeformer convert` writes no bundle; for this table it was forced, and the third table
-  says **refused**.
+- **Student**: made by the recipe with its own settings, converted to int8 on three engines with the
+  held-out texts as `--calibration`. Where an engine's file misses the proof, `edgeformer convert`
+  writes no bundle; for this table it was forced, and the third table says **refused**.
 - **Controls**, at equal size and steps.
   *random*: {KINDS["random"]}.
   *plain*: {KINDS["plain"]}.

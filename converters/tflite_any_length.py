@@ -11,8 +11,10 @@ one of them. The rules:
    options and constants. What differs depends on the length.
 2. RESHAPE to a constant shape: if one entry differs it becomes -1, which the runtime works out.
 3. BATCH_MATMUL of two tensors that a RESHAPE just freed of leading ones reads the tensors before
-   it: the RESHAPE after the scores would have two entries that differ. The ones then travel on
-   through elementwise operations up to the next RESHAPE, left out if it changes nothing then.
+   it: the RESHAPE after the scores would have two entries that differ. So does one whose other
+   operand never had those ones (a layer with a single head): the product broadcasts. The ones
+   travel on through elementwise operations up to the next RESHAPE, left out if it changes nothing
+   then, or to a FULLY_CONNECTED whose result is a matrix, which makes rows of whatever it reads.
 4. SLICE whose start or stop differs, but is as far from the end in both, becomes STRIDED_SLICE,
    which counts from the end. (A SLICE also keeps the shape that it once had.)
 5. Anything else that differs: the length cannot be freed, and the file keeps fixed lengths.
@@ -114,10 +116,14 @@ class _Graph:
             if self.name(operator) != "BATCH_MATMUL":
                 continue
             before = [producers.get(tensor) for tensor in operator.inputs]
-            ones = {self._dropped_ones(reshape) for reshape in before}
-            if len(ones) == 1 and (count := ones.pop()):
-                operator.inputs = [o.inputs[0] for o in before if o is not None]
-                self._add_ones(int(operator.outputs[0]), count)
+            ones = [self._dropped_ones(reshape) for reshape in before]
+            ranks = {len(self.tensors[tensor].shape) for tensor in operator.inputs}
+            if len(set(ones) - {0}) == 1 and len(ranks) == 1:
+                operator.inputs = [
+                    reshape.inputs[0] if reshape is not None and dropped else tensor
+                    for tensor, reshape, dropped in zip(operator.inputs, before, ones, strict=True)
+                ]
+                self._add_ones(int(operator.outputs[0]), max(ones))
         self._drop_idle_reshapes()
         used = {int(t) for o in self.graph.operators for t in o.inputs} | set(self.graph.outputs)
         self.graph.operators = [
@@ -155,10 +161,21 @@ class _Graph:
             for reader in self.graph.operators:
                 if changed not in reader.inputs or self.name(reader) == "RESHAPE":
                     continue
+                if self._makes_rows(reader, changed):
+                    continue
                 if self.name(reader) not in _ELEMENTWISE:
                     raise FixedLengthError(f"{self.name(reader)} reads a product of activations")
                 if len(self.tensors[reader.outputs[0]].shape) < rank:
                     waiting.append(int(reader.outputs[0]))
+
+    def _makes_rows(self, operator: Any, tensor: int) -> bool:
+        """Let a FULLY_CONNECTED give the matrix it gave, though ``tensor`` has more leading ones;
+        False for anything else."""
+        matrix = len(self.tensors[operator.outputs[0]].shape) == 2
+        if self.name(operator) != "FULLY_CONNECTED" or operator.inputs[0] != tensor or not matrix:
+            return False
+        operator.builtinOptions.keepNumDims = False
+        return True
 
     def free_reshapes(self, other: "_Graph") -> None:
         """Rule 2."""

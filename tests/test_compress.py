@@ -139,6 +139,29 @@ def test_a_dry_run_knows_the_size_that_comes_out(
     assert 0 < plan["seconds"] < 100
 
 
+def test_a_recipe_factorises_the_maps_of_a_model_and_trains_both_factors(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = recipe_file(
+        tmp_path / "svd.toml",
+        FINETUNE.replace(
+            "[[stages]]", '[student]\nkind = "same"\nlinear_share = 0.5\n[[stages]]', 1
+        ),
+    )
+    report = compress(
+        places["teacher"],
+        recipe=str(recipe),
+        train=places["train"],
+        evaluate=places["dev"],
+        output=tmp_path / "out",
+    )
+    assert report.after.mflops < 0.75 * report.before.mflops
+    config = load_checkpoint(tmp_path / "out").module.encoder.config
+    assert len(config.linear_ranks) == 6 * config.num_layers
+    assert report.student is not None
+    assert report.student.value > 0.8
+
+
 def test_the_same_seed_gives_the_same_model_and_another_one_another(
     places: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -20,10 +20,13 @@ import edgeformer
 from edgeformer.compression.dropout import dropout
 from edgeformer.compression.factorize import (
     break_even_rank,
+    even_ranks,
     factorize_embedding,
     factorize_linear,
+    factorize_linears,
     low_rank,
 )
+from edgeformer.compression.measuring import flops
 from edgeformer.compression.students import (
     INITIAL_STD,
     copy_from_teacher,
@@ -32,6 +35,7 @@ from edgeformer.compression.students import (
     with_head,
 )
 from edgeformer.compression.tying import tie_layers, untie_layers
+from edgeformer.compression.units import unit_counts
 from edgeformer.errors import ModelError, UsageError
 from edgeformer.models.build import HeadConfig
 from edgeformer.models.checkpoint import LoadedModel, load_checkpoint
@@ -111,6 +115,87 @@ def test_a_linear_map_as_two(bias: bool) -> None:
 def test_the_break_even_rank_is_the_last_that_costs_no_more(inputs: int, outputs: int) -> None:
     rank = break_even_rank(nn.Linear(inputs, outputs, device="meta"))
     assert rank * (inputs + outputs) <= inputs * outputs < (rank + 1) * (inputs + outputs)
+
+
+# --- the maps of an encoder ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bert", "groups", "mpnet", "vit"])
+def test_maps_at_full_rank_answer_as_before(name: str) -> None:
+    model = tiny(name)
+    before, config = state_of(model), model.encoder.config
+    full = tuple(
+        min(config.hidden_size, inner)
+        for layer in range(config.num_layers)
+        for inner in (
+            *[config.layer_sizes(layer)[0] * config.head_dim] * 4,
+            *[config.layer_sizes(layer)[1][0]] * 2,
+        )
+    )
+    made = factorize_linears(model, full)
+    assert made.encoder.config == replace(config, linear_ranks=full)
+    assert_same_answers(model, made, name)
+    assert_untouched(model, before)
+
+
+@given(st.floats(0.05, 1.0))
+def test_a_share_of_the_weights_is_what_the_factors_have(share: float) -> None:
+    """As many ranks as fit, and one more would not."""
+    config = CONFIGS["bert"]
+    ranks = even_ranks(config, share)
+    wide = [(16, heads * config.head_dim) for heads in config.num_heads for _ in range(4)]
+    assert len(ranks) == 6 * config.num_layers
+    for layer in range(config.num_layers):
+        sizes = [*wide[4 * layer : 4 * layer + 4], *[(16, config.intermediate_sizes[layer])] * 2]
+        for rank, (a, b) in zip(ranks[6 * layer :], sizes, strict=False):
+            assert rank == 1 or rank * (a + b) <= share * a * b + 1e-9
+            assert (rank + 1) * (a + b) > share * a * b
+
+
+def test_a_map_of_low_rank_is_the_best_there_is_and_costs_less() -> None:
+    model = tiny("bert")
+    made = factorize_linears(model, (0, 0, 0, 0, 3, 0) * model.encoder.config.num_layers)
+    whole = model.encoder.layers[0].feed_forward.up.weight.detach().numpy()
+    first, second = made.encoder.layers[0].feed_forward.up
+    left, values, right = np.linalg.svd(whole)
+    best = (left[:, :3] * values[:3]) @ right[:3]
+    np.testing.assert_allclose((second.weight @ first.weight).detach().numpy(), best, atol=1e-6)
+    assert isinstance(made.encoder.layers[0].feed_forward.down, nn.Linear)
+    assert flops(made) < flops(model)
+
+
+def test_factorised_maps_lose_layers_but_neither_heads_nor_neurons() -> None:
+    model = tiny("bert")
+    layers = model.encoder.config.num_layers
+    made = factorize_linears(model, (4,) * 6 * layers)
+    fewer = take_layers(made, (layers - 1,))
+    assert fewer.encoder.config.linear_ranks == (4,) * 6
+    for kind in ("heads", "neurons"):
+        with pytest.raises(ModelError, match="cannot be told apart") as caught:
+            unit_counts(made, kind)
+        assert "prune first" in caught.value.hint
+    with pytest.raises(ModelError, match="factorised already"):
+        factorize_linears(made, (4,) * 6 * layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "error", "message"),
+    [
+        ("bert", (4,) * 7, ModelError, "for each of the 6 linear maps"),
+        ("bert", (4, 4, 4, 4, 4, 99), UsageError, "no factors of rank 99"),
+        ("mobilebert", (4,) * 6, ModelError, "MobileBERT"),
+        ("groups", (4, 5, 6, 7, 8, 9), ModelError, "share weights but not their ranks"),
+    ],
+)
+def test_ranks_that_an_encoder_cannot_have(
+    name: str, ranks: tuple[int, ...], error: type[Exception], message: str
+) -> None:
+    model = tiny(name)
+    layers = model.encoder.config.num_layers
+    if len(ranks) == 6:
+        ranks = ranks * layers if name != "groups" else (*ranks, *[1] * (6 * layers - 6))
+    with pytest.raises(error, match=message):
+        factorize_linears(model, ranks)
 
 
 # --- the token table ----------------------------------------------------------------------------
@@ -460,11 +545,12 @@ def made_of(source: LoadedModel, how: str) -> nn.Module:
         "taken": take_layers(source.module, (0, 2)),
         "new": new_student(thin, source.head, torch.Generator().manual_seed(0)),
         "both": tie_layers(factorize_embedding(source.module, 4), (0, 1, 0), how="first"),
+        "maps": factorize_linears(source.module, even_ranks(source.module.encoder.config, 0.5)),
     }
     return made[how]
 
 
-@pytest.mark.parametrize("how", ["factorised", "tied", "untied", "taken", "new", "both"])
+@pytest.mark.parametrize("how", ["factorised", "tied", "untied", "taken", "new", "both", "maps"])
 def test_what_comes_out_saves_and_loads(how: str, source: LoadedModel, tmp_path: Path) -> None:
     module = made_of(source, how)
     saved = save_checkpoint(replace(source, module=module), tmp_path / how)
@@ -474,7 +560,7 @@ def test_what_comes_out_saves_and_loads(how: str, source: LoadedModel, tmp_path:
     assert_untouched(again, state_of(module))
 
 
-@pytest.mark.parametrize("how", ["both", "new"])
+@pytest.mark.parametrize("how", ["both", "new", "maps"])
 def test_what_comes_out_converts(how: str, source: LoadedModel, tmp_path: Path) -> None:
     folder = save_checkpoint(replace(source, module=made_of(source, how)), tmp_path / how)
     profile, engines = tmp_path / "tiny.toml", ("onnx", "numpy")

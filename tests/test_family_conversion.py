@@ -79,6 +79,7 @@ SHAPES = {
     "layers tied in groups": replace(UNEVEN, layer_groups=(0, 1, 0)),
     "factorised tokens": replace(PLAIN, embedding_size=12, embedding_projection="tokens"),
     "factorised sum": replace(PLAIN, embedding_size=12, embedding_projection="sum"),
+    "factorised maps": replace(UNEVEN, linear_ranks=(6, 0, 6, 5, 8, 0) * 3),
     "layer scale": replace(PLAIN, pre_norm=True, layer_scale=True),
     "root mean square norm": replace(PLAIN, norm="rms_norm"),
     "pruned, tied and factorised": replace(

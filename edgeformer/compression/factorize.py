@@ -1,6 +1,7 @@
 """Two narrow matrices for one wide one.
 
     small = factorize_embedding(model, 128)   # V x H becomes V x 128 and 128 x H, as ALBERT has it
+    small = factorize_linears(model, even_ranks(model.encoder.config, 0.5))  # half of the weights
     first_then_second = factorize_linear(linear, 64)
 
 By the singular value decomposition, which gives the best approximation of a rank (Eckart and Young,
@@ -8,6 +9,7 @@ By the singular value decomposition, which gives the best approximation of a ran
 rank they stay.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from edgeformer.compression.rebuilding import Model, rebuilt
 from edgeformer.compression.units import encoder_of
 from edgeformer.errors import ModelError, UsageError
+from edgeformer.models.config import LINEARS, EncoderConfig
 from edgeformer.models.encoder import Encoder
 from edgeformer.models.masked_lm import MaskedLanguageModel
 
@@ -84,6 +87,64 @@ def break_even_rank(linear: nn.Linear) -> int:
     """
     inputs, outputs = linear.in_features, linear.out_features
     return (inputs * outputs) // (inputs + outputs)
+
+
+def even_ranks(config: EncoderConfig, share: float) -> tuple[int, ...]:
+    """Ranks at which both factors together have a share of the weights that a map has whole.
+
+    Args:
+        config: of the encoder whose maps are to be factorised.
+        share: above 0, up to 1.
+
+    Returns:
+        For each layer those of its six maps, each at least 1, as ``EncoderConfig.linear_ranks``.
+    """
+    ranks: list[int] = []
+    for layer in range(config.num_layers):
+        heads, widths = config.layer_sizes(layer)
+        for inner in (*[heads * config.head_dim] * 4, *[widths[-1]] * 2):
+            size = config.inner_size
+            ranks.append(max(1, int(share * size * inner / (size + inner))))
+    return tuple(ranks)
+
+
+def factorize_linears(model: Model, ranks: Sequence[int]) -> Model:
+    """A new model whose layers have two narrow matrices in the place of a wide one.
+
+    Args:
+        model: of edgeformer.models. It is left as it is.
+        ranks: for each layer those of its query, key, value, output, up and down; 0 leaves one
+            whole. ``even_ranks`` gives them for a share of the weights.
+
+    Returns:
+        A model of the same class; its ``encoder.config`` has these ``linear_ranks``.
+
+    Raises:
+        UsageError: a rank that its map cannot have.
+        ModelError: maps that are factorised already, too few ranks, or a MobileBERT, whose
+            normalisations are folded into these maps.
+    """
+    encoder = encoder_of(model)
+    if encoder.config.linear_ranks:
+        raise ModelError("the linear maps of this encoder are factorised already")
+    config = replace(encoder.config, linear_ranks=tuple(ranks))
+    parameters = {name: tensor.detach() for name, tensor in encoder.named_parameters()}
+    for layer, group in enumerate(config.groups):
+        if group in config.groups[:layer]:
+            continue
+        for name, rank in zip(LINEARS, config.layer_ranks(layer), strict=True):
+            if rank:
+                _split(parameters, f"layers.{group}.{name}", rank)
+    return rebuilt(model, config, parameters)
+
+
+def _split(parameters: dict[str, torch.Tensor], name: str, rank: int) -> None:
+    """Put the factors of a linear map in its place, under the names that ``make_linear`` gives."""
+    outer, inner = low_rank(parameters.pop(f"{name}.weight"), rank)
+    parameters |= {f"{name}.0.weight": inner, f"{name}.1.weight": outer}
+    bias = parameters.pop(f"{name}.bias", None)
+    if bias is not None:
+        parameters[f"{name}.1.bias"] = bias
 
 
 def factorize_embedding(model: Model, rank: int) -> Model:

@@ -6,7 +6,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgeformer.compression.factorize import factorize_embedding, low_rank
+from edgeformer.compression.factorize import (
+    even_ranks,
+    factorize_embedding,
+    factorize_linears,
+    low_rank,
+)
 from edgeformer.compression.layer_choice import keep_layers
 from edgeformer.compression.optimizing import seed_of
 from edgeformer.compression.recipe import Student
@@ -88,6 +93,9 @@ def _from_teacher(student: Student, teacher: nn.Module) -> nn.Module:
     made = take_layers(teacher, student.layer_numbers or keep[0].nonzero().flatten().tolist())
     if student.tied:
         made = tie_layers(made, (0,) * stay)
+    if student.linear_share:
+        ranks = even_ranks(encoder_of(made).config, student.linear_share)
+        made = factorize_linears(made, ranks)
     return factorize_embedding(made, student.embedding_size) if student.embedding_size else made
 
 

@@ -66,9 +66,10 @@ def _check(recipe: Recipe, source: Source) -> None:
 
 
 _SIZES = ("layers", "layer_share", "hidden_size", "num_heads", "intermediate_size")
+_COPIED = ("embedding_size", "linear_share", "tied")
 _STUDENT_KEYS = {
-    "same": ("embedding_size", "tied", "reads"),
-    "layers": ("layers", "layer_share", "drop", "layer_numbers", "embedding_size", "tied", "reads"),
+    "same": (*_COPIED, "reads"),
+    "layers": ("layers", "layer_share", "drop", "layer_numbers", *_COPIED, "reads"),
     "sizes": (*_SIZES, "embedding_size", "reads"),
     "mobilebert": (*_SIZES, "bottleneck_size", "stacked_ffns", "embedding_size", "reads"),
     "bilstm": ("hidden_size", "intermediate_size", "embedding_size"),

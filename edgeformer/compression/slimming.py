@@ -102,6 +102,7 @@ def slim_config(config: EncoderConfig, keep: Mapping[str, Values]) -> EncoderCon
         intermediate_sizes=tuple(width for group in left for width in widths[group]),
         layer_groups=tuple(order.index(group) for group in left) if config.layer_groups else (),
         attention_spans=_kept_spans(config, keep),
+        linear_ranks=_kept_ranks(config, keep),
         embedding_size=_count(keep, "embedding_dims", config.embedding_size),
         vocab_size=_count(keep, "tokens", config.vocab_size),
     )
@@ -118,6 +119,14 @@ def new_ids(keep: torch.Tensor) -> torch.Tensor:
     """
     ids = keep.long().cumsum(0) - 1
     return torch.where(keep, ids, -1)
+
+
+def _kept_ranks(config: EncoderConfig, keep: Mapping[str, Values]) -> tuple[int, ...]:
+    """Ranks of the layers that stay."""
+    if not config.linear_ranks or "layers" not in keep:
+        return config.linear_ranks
+    stay = keep["layers"][0].nonzero().flatten().tolist()
+    return tuple(rank for layer in stay for rank in config.layer_ranks(layer))
 
 
 def _kept_spans(config: EncoderConfig, keep: Mapping[str, Values]) -> tuple[int, ...]:

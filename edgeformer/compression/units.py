@@ -110,7 +110,13 @@ def places(model: nn.Module, kind: str) -> tuple[Place, ...]:
     }
     if kind not in makers:
         raise UsageError(f"no kind of unit {kind!r}", hint=f"choose from: {', '.join(UNIT_KINDS)}")
-    return makers[kind](encoder_of(model))
+    encoder = encoder_of(model)
+    if kind in ("heads", "neurons") and encoder.config.linear_ranks:
+        raise ModelError(
+            f"the {kind} of this encoder lie behind factorised maps and cannot be told apart",
+            hint="prune first, and factorise what is left",
+        )
+    return makers[kind](encoder)
 
 
 def unit_counts(model: nn.Module, kind: str) -> tuple[int, ...]:

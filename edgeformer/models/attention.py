@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgeformer.models.low_rank import make_linear
+
 PADDING_SCORE = -10000.0
 """Added to the score of a padded key. Far below any trained score, so that its softmax weight is
 exactly 0 in float32, and inside the range of float16, which the smallest float32 is not."""
@@ -40,6 +42,7 @@ class Attention(nn.Module):
         num_heads: heads of this layer.
         head_dim: width of one head; num_heads * head_dim may be smaller than the widths.
         qkv_bias: query, key and value have biases.
+        ranks: of query, key, value and output; 0 for one matrix.
     """
 
     def __init__(
@@ -50,14 +53,16 @@ class Attention(nn.Module):
         num_heads: int,
         head_dim: int,
         qkv_bias: bool = True,
+        ranks: tuple[int, ...] = (0, 0, 0, 0),
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.query = nn.Linear(query_size, num_heads * head_dim, bias=qkv_bias)
-        self.key = nn.Linear(query_size, num_heads * head_dim, bias=qkv_bias)
-        self.value = nn.Linear(value_size, num_heads * head_dim, bias=qkv_bias)
-        self.output = nn.Linear(num_heads * head_dim, output_size)
+        inner = num_heads * head_dim
+        self.query = make_linear(query_size, inner, qkv_bias, ranks[0])
+        self.key = make_linear(query_size, inner, qkv_bias, ranks[1])
+        self.value = make_linear(value_size, inner, qkv_bias, ranks[2])
+        self.output = make_linear(inner, output_size, rank=ranks[3])
 
     def forward(
         self, queries: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None

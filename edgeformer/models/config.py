@@ -31,6 +31,15 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 NORMS = ("layer_norm", "no_norm", "rms_norm")
 EMBEDDING_PROJECTIONS = ("none", "tokens", "sum")
 BOTTLENECK_READERS = ("query_key", "all", "none")
+LINEARS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "feed_forward.up",
+    "feed_forward.down",
+)
+"""The linear maps of a layer, in the order of ``linear_ranks``."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,9 @@ class EncoderConfig:
             (ALBERT: all 0); empty if every layer has its own.
         attention_spans: for each head of the first layer, then of the second and so on, the
             furthest distance in tokens at which it sees a key; empty for no limit.
+        linear_ranks: for each linear map (``LINEARS``) of the first layer, then of the second and
+            so on, the channels by way of which it goes as two matrices, 0 for one matrix; empty if
+            all are one.
         relative_buckets: rows of the table of relative positions (MPNet); 0 without one.
         image_size: height and width of an image in pixels; 0 for an encoder of text.
         patch_size: height and width of a patch.
@@ -98,6 +110,7 @@ class EncoderConfig:
     stacked_ffns: int = 1
     layer_groups: tuple[int, ...] = ()
     attention_spans: tuple[int, ...] = ()
+    linear_ranks: tuple[int, ...] = ()
     relative_buckets: int = 0
     image_size: int = 0
     patch_size: int = 0
@@ -110,6 +123,7 @@ class EncoderConfig:
         self._check_combinations()
         self._check_groups()
         self._check_spans()
+        self._check_ranks()
 
     def _check_choices(self) -> None:
         choices = (
@@ -191,6 +205,21 @@ class EncoderConfig:
             if self.layer_spans(layer) != self.layer_spans(first):
                 raise ModelError(f"layers {first} and {layer} share weights but not their spans")
 
+    def _check_ranks(self) -> None:
+        if not self.linear_ranks:
+            return
+        if len(self.linear_ranks) != self.num_layers * len(LINEARS) or min(self.linear_ranks) < 0:
+            raise ModelError(
+                f"linear_ranks must name a rank, or 0, for each of the {len(LINEARS)} linear maps"
+                f" of {self.num_layers} layers, not {self.linear_ranks}"
+            )
+        if self.norm == "no_norm" or self.bottleneck_size or self.stacked_ffns > 1:
+            raise ModelError("linear_ranks are not for the layers of MobileBERT")
+        for layer, group in enumerate(self.groups):
+            first = self.groups.index(group)
+            if self.layer_ranks(layer) != self.layer_ranks(first):
+                raise ModelError(f"layers {first} and {layer} share weights but not their ranks")
+
     @property
     def num_layers(self) -> int:
         """Number of layers."""
@@ -238,6 +267,12 @@ class EncoderConfig:
         """Spans of a layer's heads; empty for no limit."""
         start = sum(self.num_heads[:layer])
         return self.attention_spans[start : start + self.num_heads[layer]]
+
+    def layer_ranks(self, layer: int) -> tuple[int, ...]:
+        """Ranks of a layer's linear maps, in the order of ``LINEARS``; 0 for one matrix."""
+        if not self.linear_ranks:
+            return (0,) * len(LINEARS)
+        return self.linear_ranks[layer * len(LINEARS) :][: len(LINEARS)]
 
     def layer_sizes(self, layer: int) -> tuple[int, tuple[int, ...]]:
         """Heads of a layer, and the widths inside its feed-forward blocks."""

@@ -23,6 +23,7 @@ from edgeformer.models.encoder import Encoder
 from edgeformer.models.exits import ExitClassifier, ramps_of
 from edgeformer.models.feed_forward import FeedForward
 from edgeformer.models.layer import FeedForwardBlock, PostNormLayer
+from edgeformer.models.low_rank import whole
 
 _TEXTS, _TOKENS = 8, 32
 _MOST = 20  # powers of two, either way
@@ -63,12 +64,13 @@ def _streams(model: nn.Module) -> Iterator[Stream]:
     for layer in encoder.layers:
         assert isinstance(layer, PostNormLayer)
         attention, blocks = layer.attention, _feed_forwards(layer)
-        inner_writers = [attention.output, *(block.down for block in blocks)]
-        inner_readers = [block.up for block in blocks]
-        query_key, value = [attention.query, attention.key], [attention.value]
-        inside.append(Stream((attention.value,), (attention.output,)))
+        output, downs = whole(attention.output), [whole(block.down) for block in blocks]
+        inner_writers, inner_readers = [output, *downs], [whole(block.up) for block in blocks]
+        query_key, value = [whole(attention.query), whole(attention.key)], [whole(attention.value)]
+        inside.append(Stream(tuple(value), (output,)))
         if encoder.config.activation == "relu":
-            inside += [Stream((block.up,), (block.down,)) for block in blocks]
+            pairs = zip(inner_readers, downs, strict=True)
+            inside += [Stream((up,), (down,)) for up, down in pairs]
         ends = layer.bottleneck
         if ends is None:
             writers += inner_writers

@@ -21,6 +21,7 @@ from edgeformer.models.bottleneck import Bottleneck, Projection
 from edgeformer.models.embeddings import Embeddings
 from edgeformer.models.encoder import Encoder
 from edgeformer.models.layer import FeedForwardBlock, PostNormLayer
+from edgeformer.models.low_rank import whole
 from edgeformer.models.norms import NoNorm, ResidualScale
 
 
@@ -53,11 +54,11 @@ def _fold_encoder(encoder: nn.Module) -> None:
 
 
 def _fold_layer(layer: PostNormLayer) -> None:
-    layer.attention_norm = _after_sum(layer.attention.output, layer.attention_norm)
+    layer.attention_norm = _after_sum(whole(layer.attention.output), layer.attention_norm)
     for block in layer.stacked:
         assert isinstance(block, FeedForwardBlock)
-        block.norm = _after_sum(block.feed_forward.down, block.norm)
-    layer.feed_forward_norm = _after_sum(layer.feed_forward.down, layer.feed_forward_norm)
+        block.norm = _after_sum(whole(block.feed_forward.down), block.norm)
+    layer.feed_forward_norm = _after_sum(whole(layer.feed_forward.down), layer.feed_forward_norm)
     if isinstance(layer.bottleneck, Bottleneck):
         _fold_bottleneck(layer.bottleneck)
 

@@ -47,13 +47,16 @@ class PostNormLayer(nn.Module):
         super().__init__()
         size, eps = config.inner_size, config.layer_norm_eps
         num_heads, (*stacked, last) = config.layer_sizes(index)
+        ranks = config.layer_ranks(index)
         self.bottleneck = Bottleneck(config) if config.bottleneck_size else None
         reads = self.bottleneck
         sizes = (reads.query_size, reads.value_size) if reads is not None else (size, size)
-        self.attention = Attention(*sizes, size, num_heads, config.head_dim, config.qkv_bias)
+        self.attention = Attention(
+            *sizes, size, num_heads, config.head_dim, config.qkv_bias, ranks[:4]
+        )
         self.attention_norm = make_norm(config.norm, size, eps)
         self.stacked = nn.ModuleList(FeedForwardBlock(config, width) for width in stacked)
-        self.feed_forward = FeedForward(size, last, config.activation)
+        self.feed_forward = FeedForward(size, last, config.activation, ranks[4:])
         self.feed_forward_norm = make_norm(config.norm, size, eps)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -84,10 +87,13 @@ class PreNormLayer(nn.Module):
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
         num_heads, (width,) = config.layer_sizes(index)
+        ranks = config.layer_ranks(index)
         self.attention_norm = make_norm(config.norm, size, eps)
-        self.attention = Attention(size, size, size, num_heads, config.head_dim, config.qkv_bias)
+        self.attention = Attention(
+            size, size, size, num_heads, config.head_dim, config.qkv_bias, ranks[:4]
+        )
         self.feed_forward_norm = make_norm(config.norm, size, eps)
-        self.feed_forward = FeedForward(size, width, config.activation)
+        self.feed_forward = FeedForward(size, width, config.activation, ranks[4:])
         self.attention_scale = nn.Parameter(torch.ones(size)) if config.layer_scale else None
         self.feed_forward_scale = nn.Parameter(torch.ones(size)) if config.layer_scale else None
 

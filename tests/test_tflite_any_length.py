@@ -134,7 +134,7 @@ class Scores(nn.Module):
     def __init__(self, shape: str) -> None:
         super().__init__()
         self.shape = shape
-        self.linear = nn.Linear(8, 8)
+        self.linear, self.values = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.linear(x)
@@ -148,6 +148,11 @@ class Scores(nn.Module):
             return {"y": x[:, : n // 2] + 0}
         if self.shape == "places":
             return {"y": x + torch.arange(n, dtype=torch.float32)[None, :, None]}
+        if self.shape == "one head":
+            head, values = x.reshape(1, n, 1, 8).transpose(1, 2), self.values(x)[:, None]
+            mask = x[:, None, None, :, 0]
+            mixed = torch.softmax(head @ head.transpose(2, 3) * 0.5 + mask, -1) @ values
+            return {"y": x + self.linear(mixed.transpose(1, 2).reshape(1, n, 8))}
         heads = x.reshape(1, n, 2, 4).transpose(1, 2)
         return {"y": torch.softmax(heads @ heads.transpose(2, 3) * 0.5, -1) @ heads}
 
@@ -159,11 +164,13 @@ def two_lengths(shape: str) -> tuple[nn.Module, bytes]:
     return module, convert(module, signatures)
 
 
-def test_lengths_that_meet_other_sizes_are_told_apart() -> None:
-    """One of the two lengths, 8, is also the width."""
+@pytest.mark.parametrize("shape", ["heads", "one head"])
+def test_lengths_that_meet_other_sizes_are_told_apart(shape: str) -> None:
+    """One of the two lengths, 8, is also the width. The converter multiplies matrices without a
+    batch where a single head is left."""
     from ai_edge_litert.interpreter import Interpreter
 
-    module, content = two_lengths("heads")
+    module, content = two_lengths(shape)
     runner = Interpreter(model_content=any_length(content)).get_signature_runner("main")
     for n in (8, 3, 8, 1, 19, 5):
         x = torch.randn(1, n, 8)

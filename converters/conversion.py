@@ -197,10 +197,13 @@ def _convert(
             prepared, calibration, settings.profile, folder, stages, settings.fp32_share
         )
         variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
-        manifest = _manifest(prepared, settings, variants, folder)
-        write_manifest(folder, manifest)
+        manifest = _manifest(prepared, settings, variants)
         tolerance = settings.profile.tolerance
         verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
+        again = tuple(_repaired(variant, refiner, buckets) for variant in verified)
+        if again != verified:
+            manifest = replace(manifest, variants=again)
+            verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
         verified = _calibrate_all(folder, verified, tokenizer, prepared.card, settings, stages)
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
@@ -251,11 +254,18 @@ def _export_all(
     return tuple(variants)
 
 
+def _repaired(variant: Variant, refiner: Refiner, buckets: OwnBuckets | None) -> Variant:
+    """Without parity if it is another one now."""
+    made = refiner.repair(variant)
+    if made is None:
+        return variant
+    return buckets.noted(made) if buckets else made
+
+
 def _manifest(
     prepared: PreparedModel,
     settings: ConversionSettings,
     variants: tuple[Variant, ...],
-    folder: Path,
 ) -> Manifest:
     return Manifest(
         model=prepared.card,
@@ -265,7 +275,7 @@ def _manifest(
         tokenizer=TOKENIZER if prepared.tokenizer_json else "",
         golden=GOLDEN,
         variants=variants,
-        files=file_records(folder),
+        files={},
         tools=_tool_versions(),
         recipe=settings.recipe,
     )
@@ -289,9 +299,14 @@ def _verify_all(
     tolerance: Tolerance,
     stages: Stages,
 ) -> tuple[Variant, ...]:
+    """The variants with their parity; those that have one are left as they are."""
+    write_manifest(folder, replace(manifest, files=file_records(folder)))
     verified = []
     with open_bundle(folder) as bundle:
         for variant in manifest.variants:
+            if variant.parity is not None:
+                verified.append(variant)
+                continue
             with stages.stage(f"verify {variant.id}"):
                 engine = open_to_verify(bundle, variant)
                 try:

@@ -1,7 +1,9 @@
 """What a user would lose: a model whose outliers int8 cannot hold, or bytes kept for nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from edgeformer.device_profiles.profile import load_profile
 from edgeformer.errors import ToleranceError
 from edgeformer.pipeline import convert
 from edgeformer.runtime import load
-from edgeformer.runtime.manifest import Parity
+from edgeformer.runtime.manifest import Parity, Variant
 from tests.tiny_models import save_folder, tiny_model
 
 PLANTED = "encoder.layers.1.feed_forward.down.weight"
@@ -112,6 +114,51 @@ def test_without_outliers_nothing_is_kept(tmp_path: Path) -> None:
     assert not list(report.path.rglob("sensitivity.json"))
     assert "float32" not in report.manifest.variants[0].note
     assert not any("rank" in stage.name for stage in report.stages)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_file_that_misses_the_proof_is_repaired_once(
+    helps: bool, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibration texts found nothing, the proof does: all that may stay in float32 does."""
+    from edgeformer.converters import conversion
+
+    verify, asked = conversion.verify, []
+
+    def unlucky(engine: Any, variant: Variant, *rest: Any) -> Parity:
+        asked.append(variant.note)
+        parity = verify(engine, variant, *rest)
+        if helps and len(asked) > 1:
+            return parity
+        return judge(replace(parity, min_cosine=0.9), "int8", TOLERANCE)
+
+    monkeypatch.setattr(conversion, "verify", unlucky)
+    calm = save_folder(tiny_model(), tmp_path / "calm")
+    output = tmp_path / "x.edge"
+
+    def converted() -> Any:
+        return convert(
+            calm,
+            profile=profile(tmp_path, 0.25),
+            output=output,
+            engines=("onnx",),
+            precisions=("int8",),
+        )
+
+    if not helps:
+        with pytest.raises(ToleranceError, match=r"min cosine 0\.9000(.|\n)*stay in float32"):
+            converted()
+        assert not output.exists()
+    else:
+        report = converted()
+        [variant], [found] = report.manifest.variants, report.scans.values()
+        assert variant.parity.passed and variant.note.endswith("with less it missed the proof")
+        assert 0.1 < found.kept_share <= 0.25
+        stored = json.loads((output / variant.id / "sensitivity.json").read_text())
+        assert sum(site["kept"] for site in stored["sites"]) == len(found.kept)
+        with load(output) as model:
+            assert model.embed("a lovely film").shape == (32,)
+    assert ["float32" in note for note in asked] == [False, True]
 
 
 def test_texts_that_judge_are_not_those_that_choose(

@@ -231,8 +231,8 @@ class Student:
         bottleneck_size: width inside the layers of a ``mobilebert``.
         stacked_ffns: feed-forward blocks in a layer of a ``mobilebert``.
         embedding_size: width of the token table; 0 leaves it. A copied table is factorised by SVD.
-        linear_share: weights that each linear map of the copied layers keeps as two factors (SVD);
-            0 leaves the maps whole.
+        linear_share: share of its weights that each linear map of the copied layers keeps as two
+            factors (SVD); 0 leaves the maps whole.
         tied: all layers share one set of weights, the mean of theirs.
         reads: what the student's classifier reads: the ``mean`` of the tokens' states, or ``cls``,
             the first one; empty for what the teacher's does.

@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeformer.converters.buckets import OwnBuckets
 from edgeformer.converters.bundle_page import bundle_page
 from edgeformer.converters.bundle_writer import (
@@ -33,27 +30,20 @@ from edgeformer.converters.cases import (
     with_calibration,
 )
 from edgeformer.converters.conversion_text import failure_hint, failure_text, notices_of
-from edgeformer.converters.exit_calibration import (
-    ExitData,
-    ExitSettings,
-    calibrate_variant,
-    exit_notices,
-)
-from edgeformer.converters.exit_verification import exit_reference, verify_exits
+from edgeformer.converters.exit_calibration import ExitData, ExitSettings, exit_notices
+from edgeformer.converters.exit_verification import exit_reference
 from edgeformer.converters.prepared import PreparedModel
+from edgeformer.converters.proving import calibrate_exits, prove_all
 from edgeformer.converters.refining import Refiner
 from edgeformer.converters.sensitivity import Scan
 from edgeformer.converters.stages import Stage, Stages, one_torch_thread, peak_rss_mb
 from edgeformer.converters.task_texts import task_texts
 from edgeformer.converters.tflite_export import bucket_lengths
-from edgeformer.converters.verification import Reference, open_to_verify, verify
-from edgeformer.device_profiles.profile import DeviceProfile, Tolerance
+from edgeformer.device_profiles.profile import DeviceProfile
 from edgeformer.errors import EngineError, ToleranceError, UsageError
-from edgeformer.runtime.bundle import open_bundle
 from edgeformer.runtime.engine import ENGINES, missing_engine
 from edgeformer.runtime.golden import dump_golden
-from edgeformer.runtime.manifest import Manifest, ModelCard, Variant
-from edgeformer.runtime.text import encode_texts
+from edgeformer.runtime.manifest import Manifest, Variant
 from edgeformer.runtime.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -199,12 +189,14 @@ def _convert(
         variants = _export_all(prepared, settings, folder, stages, refiner, buckets)
         manifest = _manifest(prepared, settings, variants)
         tolerance = settings.profile.tolerance
-        verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
+        verified = prove_all(folder, manifest, reference, expected, tolerance, stages)
         again = tuple(_repaired(variant, refiner, buckets) for variant in verified)
         if again != verified:
             manifest = replace(manifest, variants=again)
-            verified = _verify_all(folder, manifest, reference, expected, tolerance, stages)
-        verified = _calibrate_all(folder, verified, tokenizer, prepared.card, settings, stages)
+            verified = prove_all(folder, manifest, reference, expected, tolerance, stages)
+        verified = calibrate_exits(
+            folder, verified, tokenizer, prepared.card, settings.exit_data, settings.exits, stages
+        )
         failed = [v for v in verified if v.parity and not v.parity.passed]
         manifest = replace(manifest, variants=verified, forced=bool(failed))
         if failed and not settings.force:
@@ -289,64 +281,3 @@ def _tool_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _verify_all(
-    folder: Path,
-    manifest: Manifest,
-    reference: Reference,
-    expected: NDArray[np.float32] | None,
-    tolerance: Tolerance,
-    stages: Stages,
-) -> tuple[Variant, ...]:
-    """The variants with their parity; those that have one are left as they are."""
-    write_manifest(folder, replace(manifest, files=file_records(folder)))
-    verified = []
-    with open_bundle(folder) as bundle:
-        for variant in manifest.variants:
-            if variant.parity is not None:
-                verified.append(variant)
-                continue
-            with stages.stage(f"verify {variant.id}"):
-                engine = open_to_verify(bundle, variant)
-                try:
-                    parity = verify(engine, variant, reference, tolerance, manifest.model.task)
-                    if expected is not None and variant.exits is not None:
-                        measured = replace(variant, parity=parity)
-                        parity = verify_exits(engine, measured, reference, expected, tolerance)
-                finally:
-                    engine.close()
-                verified.append(replace(variant, parity=parity))
-    return tuple(verified)
-
-
-def _calibrate_all(
-    folder: Path,
-    variants: tuple[Variant, ...],
-    tokenizer: Tokenizer | None,
-    card: ModelCard,
-    settings: ConversionSettings,
-    stages: Stages,
-) -> tuple[Variant, ...]:
-    """The variants with their exits calibrated, each on its own answers."""
-    data = settings.exit_data
-    if data is None or tokenizer is None:
-        return variants
-    firsts = [text for text, _ in data.texts]
-    seconds = [pair or "" for _, pair in data.texts] if data.texts[0][1] is not None else None
-    batch = encode_texts(tokenizer, firsts, seconds, card.max_length, "truncate").batch
-    calibrated = []
-    with open_bundle(folder) as bundle:
-        for variant in variants:
-            if variant.exits is not None:
-                with stages.stage(f"calibrate the exits of {variant.id}"):
-                    engine = open_to_verify(bundle, variant)
-                    try:
-                        table = calibrate_variant(
-                            engine, variant.exits, batch, data, settings.exits
-                        )
-                    finally:
-                        engine.close()
-                variant = replace(variant, exits=table)
-            calibrated.append(variant)
-    return tuple(calibrated)

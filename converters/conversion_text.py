@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from edgeformer.converters.sensitivity import Scan
 from edgeformer.runtime.manifest import Manifest, Parity, Variant
 
-FEW_TEXTS = 400  # of fewer, one to three that were undecided before refuse a bundle
+FEW_TEXTS = 400  # that prove; of fewer, one to four that were undecided before refuse a bundle
 
 
 def failure_text(failed: Sequence[Variant], scans: Mapping[str, Scan]) -> str:
@@ -26,7 +26,7 @@ def failure_hint(verified: Sequence[Variant]) -> str:
     good = ",".join(dict.fromkeys(v.engine for v in verified if v.engine not in bad))
     choices = ["texts of the model's own kind with --calibration FILE"]
     if any(v.parity and _share_of_few(v.parity) for v in failed):
-        choices = [f"more {choices[0]}: some 600 make a share of 99 % certain enough"]
+        choices = [f"more {choices[0]}: some 700 make a share of 99 % certain enough"]
     if any(v.precision != "fp32" for v in failed):
         choices.insert(0, "--precision fp32")
     if good:

@@ -82,6 +82,8 @@ class Refiner:
             return None
         draft, first = self._tried.pop(variant.id)
         before = self.scans.get(variant.id)
+        if before and not before.passed:  # that much was tried, and too little
+            return None
         ranked = before.sites if before else self._rank(draft, variant)
         found = keep_share(ranked, self._profile.quantization.max_fp32_share, first)
         if not found.kept or (before and found.kept == before.kept):

@@ -121,9 +121,9 @@ def test_a_file_that_misses_the_proof_is_repaired_once(
     helps: bool, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The calibration texts found nothing, the proof does: all that may stay in float32 does."""
-    from edgeformer.converters import conversion
+    from edgeformer.converters import proving
 
-    verify, asked = conversion.verify, []
+    verify, asked = proving.verify, []
 
     def unlucky(engine: Any, variant: Variant, *rest: Any) -> Parity:
         asked.append(variant.note)
@@ -132,7 +132,7 @@ def test_a_file_that_misses_the_proof_is_repaired_once(
             return parity
         return judge(replace(parity, min_cosine=0.9), "int8", TOLERANCE)
 
-    monkeypatch.setattr(conversion, "verify", unlucky)
+    monkeypatch.setattr(proving, "verify", unlucky)
     calm = save_folder(tiny_model(), tmp_path / "calm")
     output = tmp_path / "x.edge"
 
@@ -164,7 +164,7 @@ def test_a_file_that_misses_the_proof_is_repaired_once(
 def test_texts_that_judge_are_not_those_that_choose(
     planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeformer.converters import conversion, refining
+    from edgeformer.converters import proving, refining
 
     seen: dict[str, set[bytes]] = {"choose": set(), "judge": set()}
 
@@ -178,7 +178,7 @@ def test_texts_that_judge_are_not_those_that_choose(
         monkeypatch.setattr(module, "verify", wrapped)
 
     listen(refining, "choose")
-    listen(conversion, "judge")
+    listen(proving, "judge")
     texts = tmp_path / "texts.txt"
     words = ["good", "bad", "very", "boring", "lovely", "film", "the", "a", "was", "not"]
     texts.write_text("\n".join([f"{a} {b} {c}" for a in words for b in words for c in words] * 2))

@@ -20,6 +20,7 @@ from edgeformer.compression.units import encoder_of
 from edgeformer.errors import ModelError, UsageError
 from edgeformer.models.config import LINEARS, EncoderConfig
 from edgeformer.models.encoder import Encoder
+from edgeformer.models.low_rank import make_linear
 from edgeformer.models.masked_lm import MaskedLanguageModel
 
 _TOKENS = "embeddings.tokens.weight"
@@ -70,14 +71,17 @@ def factorize_linear(linear: nn.Linear, rank: int) -> nn.Sequential:
     Raises:
         UsageError: no such rank.
     """
-    outer, inner = low_rank(linear.weight, rank)
-    has_bias = linear.bias is not None
-    first = nn.Linear(linear.in_features, rank, bias=False, device="meta")
-    second = nn.Linear(rank, linear.out_features, bias=has_bias, device="meta")
-    first.weight, second.weight = nn.Parameter(inner), nn.Parameter(outer)
-    if has_bias:
-        second.bias = nn.Parameter(linear.bias.detach().clone())
-    return nn.Sequential(first, second).train(linear.training)
+    parameters = {f"map.{name}": p.detach().clone() for name, p in linear.named_parameters()}
+    _split(parameters, "map", rank)
+    with torch.device("meta"):  # nothing is allocated or initialised
+        made = make_linear(
+            linear.in_features, linear.out_features, linear.bias is not None, rank
+        ).train(linear.training)
+    assert isinstance(made, nn.Sequential)
+    made.load_state_dict(
+        {name.removeprefix("map."): tensor for name, tensor in parameters.items()}, assign=True
+    )
+    return made
 
 
 def break_even_rank(linear: nn.Linear) -> int:
